@@ -1,0 +1,412 @@
+//! Endpoints at work.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::endpoint::{Access, Endpoint, Method};
+use super::params::{BodyKind, Params};
+use super::reply::{Reply, Seconds};
+use crate::registry::{
+    Address, Change, Cursor, Error, Events, Health, Now, Registration, Registry, Rules, SpaceName,
+    SpaceRef, Sweep,
+};
+use crate::shm::Zone;
+
+/// Most servers read or changed under one hold of the lock.
+const SLICE: usize = 128;
+
+/// A location with `registry_api`.
+#[derive(Clone, Copy, Debug)]
+pub struct Door<'a> {
+    /// The namespace that the location is bound to.
+    pub namespace: Option<SpaceName<'a>>,
+    /// What it lets through.
+    pub access: Access,
+}
+
+/// A request, read.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What is asked for.
+    pub endpoint: Endpoint,
+    /// The method.
+    pub method: Method,
+    /// The query string, as sent.
+    pub query: &'a [u8],
+    /// The body, as sent.
+    pub body: &'a [u8],
+    /// How to read the body.
+    pub body_kind: BodyKind,
+    /// The client's address; `None` for a unix socket.
+    pub client: Option<IpAddr>,
+}
+
+#[derive(Serialize)]
+struct Added<'a> {
+    addr: &'a str,
+    host: &'a str,
+    port: u16,
+    weight: u32,
+    max_conns: u32,
+    enabled: bool,
+}
+
+#[derive(Serialize)]
+struct Of<'a> {
+    addr: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enabled: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_time: Option<Seconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<u32>,
+}
+
+impl<'a> Of<'a> {
+    fn addr(addr: &'a str) -> Self {
+        Self {
+            addr,
+            enabled: None,
+            heartbeat_time: None,
+            weight: None,
+            connections: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ResetDone {
+    servers_reset: u64,
+}
+
+#[derive(Serialize)]
+struct CleanupDone {
+    expired_count: u64,
+    disabled_count: u64,
+    removed_count: u64,
+}
+
+/// Answers a request. What the location does not admit is refused here too.
+pub fn answer(
+    request: &Request<'_>,
+    door: &Door<'_>,
+    zone: &Zone,
+    rules: &Rules,
+    now: Now,
+    events: &mut Events,
+) -> Reply {
+    Call {
+        request,
+        door,
+        zone,
+        rules,
+        now,
+    }
+    .run(events)
+    .unwrap_or_else(|reply| reply)
+}
+
+struct Call<'a> {
+    request: &'a Request<'a>,
+    door: &'a Door<'a>,
+    zone: &'a Zone,
+    rules: &'a Rules,
+    now: Now,
+}
+
+impl Call<'_> {
+    fn run(&self, events: &mut Events) -> Result<Reply, Reply> {
+        let endpoint = self.request.endpoint;
+        endpoint.admit(self.request.method, self.door.access)?;
+        let body: &[u8] = if self.request.method == Method::Post {
+            self.request.body
+        } else {
+            b""
+        };
+        let params = Params::parse(
+            self.request.query,
+            body,
+            self.request.body_kind,
+            endpoint.changes(),
+        )?;
+        let ns = self.namespace(&params)?;
+
+        match endpoint {
+            Endpoint::Status => self.status(ns),
+            Endpoint::Health => self.health(ns, params.has("ready")),
+            Endpoint::Reset => self.reset(ns),
+            Endpoint::Cleanup => self.cleanup(ns, events),
+            _ => self.change(endpoint, ns, &params, events),
+        }
+    }
+
+    /// The namespace that the request or the location names.
+    fn namespace<'p>(&'p self, params: &'p Params) -> Result<Option<SpaceName<'p>>, Reply> {
+        let asked = params.namespace()?;
+        match (self.door.namespace, asked) {
+            (Some(bound), Some(asked)) if bound != asked => Err(Reply::error(
+                403,
+                format!(
+                    "This location is for the namespace \"{}\" only",
+                    bound.as_str()
+                ),
+            )),
+            (Some(bound), _) => Ok(Some(bound)),
+            (None, asked) => Ok(asked),
+        }
+    }
+
+    fn lock(&self) -> Result<Registry<'_>, Reply> {
+        Registry::lock(self.zone).map_err(|e| Reply::error(500, e.to_string()))
+    }
+
+    /// Finds the namespace: the one named, or the zone's only one.
+    fn space(
+        &self,
+        registry: &Registry<'_>,
+        ns: Option<SpaceName<'_>>,
+    ) -> Result<Option<SpaceRef>, Reply> {
+        match ns {
+            Some(name) => Ok(registry.find_space(name)),
+            None => registry.only_space().map(Some).map_err(|n| {
+                Reply::error(
+                    400,
+                    format!(
+                        "Parameter \"ns\" is required: the registry has {n} namespaces, not one"
+                    ),
+                )
+            }),
+        }
+    }
+
+    /// As [`Call::space`] for endpoints that mean a whole namespace.
+    fn existing(
+        &self,
+        registry: &Registry<'_>,
+        ns: Option<SpaceName<'_>>,
+    ) -> Result<SpaceRef, Reply> {
+        self.space(registry, ns)?
+            .ok_or_else(|| failure(Error::NoSpace(ns.map_or("", SpaceName::as_str).to_owned())))
+    }
+
+    fn address(&self, params: &Params) -> Result<Address, Reply> {
+        let host = match params.host()? {
+            Some(host) => host,
+            None => self
+                .request
+                .client
+                .map(|ip| ip.to_canonical())
+                .ok_or_else(|| {
+                    Reply::error(
+                        400,
+                        "Parameter \"host\" is required from a client on a unix socket: \
+                     an IPv4 or IPv6 address"
+                            .to_owned(),
+                    )
+                })?,
+        };
+        Ok(Address::Inet(host, params.port()?))
+    }
+
+    fn change(
+        &self,
+        endpoint: Endpoint,
+        ns: Option<SpaceName<'_>>,
+        params: &Params,
+        events: &mut Events,
+    ) -> Result<Reply, Reply> {
+        let address = self.address(params)?;
+        let addr = address.to_string();
+        // All parameters are read before the first change is made.
+        match endpoint {
+            Endpoint::Add => {
+                let (weight, max_conns) = (params.weight()?, params.max_conns()?);
+                let registration = Registration {
+                    address,
+                    weight,
+                    max_conns,
+                };
+                self.add(ns, &registration, &addr, events)
+            }
+            Endpoint::Toggle => {
+                let enable = params.enable()?;
+                self.one(ns, |r, space| {
+                    let done = r.toggle(space, &address, enable, self.now, events)?;
+                    Ok(Of {
+                        enabled: Some(done.enabled),
+                        ..Of::addr(&addr)
+                    })
+                })
+            }
+            Endpoint::Refresh => self.one(ns, |r, space| {
+                r.refresh(space, &address, self.now, events)?;
+                Ok(Of {
+                    heartbeat_time: Some(Seconds(self.now.wall)),
+                    ..Of::addr(&addr)
+                })
+            }),
+            Endpoint::Weight => {
+                let weight = params.required_weight()?;
+                self.one(ns, |r, space| {
+                    let done = r.set_weight(space, &address, weight, self.now)?;
+                    Ok(Of {
+                        weight: Some(done.weight),
+                        ..Of::addr(&addr)
+                    })
+                })
+            }
+            Endpoint::Drain => self.one(ns, |r, space| {
+                let done = r.drain(space, &address, self.now, events)?;
+                Ok(Of {
+                    connections: Some(done.conns),
+                    ..Of::addr(&addr)
+                })
+            }),
+            _ => self.one(ns, |r, space| {
+                r.remove(space, &address, events)?;
+                Ok(Of::addr(&addr))
+            }),
+        }
+    }
+
+    fn one<'r>(
+        &self,
+        ns: Option<SpaceName<'_>>,
+        f: impl FnOnce(&mut Registry<'_>, Option<SpaceRef>) -> Result<Of<'r>, Error>,
+    ) -> Result<Reply, Reply> {
+        let mut registry = self.lock()?;
+        let space = self.space(&registry, ns)?;
+        let done = f(&mut registry, space);
+        drop(registry);
+        done.map(Reply::success).map_err(failure)
+    }
+
+    fn add(
+        &self,
+        ns: Option<SpaceName<'_>>,
+        registration: &Registration,
+        addr: &str,
+        events: &mut Events,
+    ) -> Result<Reply, Reply> {
+        let mut registry = self.lock()?;
+        let name;
+        let ns = match ns {
+            Some(ns) => ns,
+            None => {
+                let space = self.existing(&registry, None)?;
+                name = registry.space_name(space).to_owned();
+                SpaceName::new(name.as_bytes())
+                    .ok_or_else(|| failure(Error::NoSpace(name.clone())))?
+            }
+        };
+        let done = registry.add(ns, registration, self.rules, self.now, events);
+        drop(registry);
+        let Change {
+            weight,
+            max_conns,
+            enabled,
+            ..
+        } = done.map_err(failure)?;
+        let host = registration.address.host();
+        let port = registration.address.port();
+        Ok(Reply::success(Added {
+            addr,
+            host: &host,
+            port,
+            weight,
+            max_conns,
+            enabled,
+        }))
+    }
+
+    fn status(&self, ns: Option<SpaceName<'_>>) -> Result<Reply, Reply> {
+        let mut registry = self.lock()?;
+        let space = self.existing(&registry, ns)?;
+        let name = registry.space_name(space).to_owned();
+        let members = registry.members(space);
+        drop(registry);
+
+        let mut servers = Vec::with_capacity(members);
+        let mut cursor = Cursor::START;
+        while !cursor.done {
+            registry = self.lock()?;
+            registry.read(
+                space,
+                &mut cursor,
+                SLICE,
+                self.rules,
+                self.now,
+                &mut servers,
+            );
+            drop(registry);
+        }
+        Ok(Reply::status(&name, &servers, self.now.wall))
+    }
+
+    fn health(&self, ns: Option<SpaceName<'_>>, ready: bool) -> Result<Reply, Reply> {
+        let mut registry = self.lock()?;
+        let space = self.existing(&registry, ns)?;
+        drop(registry);
+
+        let mut health = Health::default();
+        let mut cursor = Cursor::START;
+        while !cursor.done {
+            registry = self.lock()?;
+            registry.count(space, &mut cursor, SLICE, self.rules, self.now, &mut health);
+            drop(registry);
+        }
+        Ok(Reply::health(&health, ready))
+    }
+
+    fn reset(&self, ns: Option<SpaceName<'_>>) -> Result<Reply, Reply> {
+        let mut registry = self.lock()?;
+        let space = self.existing(&registry, ns)?;
+        if registry.is_retired() {
+            return Err(failure(Error::Retired));
+        }
+        drop(registry);
+
+        let mut servers_reset = 0;
+        let mut cursor = Cursor::START;
+        while !cursor.done {
+            registry = self.lock()?;
+            servers_reset += registry.reset(space, &mut cursor, SLICE);
+            drop(registry);
+        }
+        Ok(Reply::success(ResetDone { servers_reset }))
+    }
+
+    fn cleanup(&self, ns: Option<SpaceName<'_>>, events: &mut Events) -> Result<Reply, Reply> {
+        let mut registry = self.lock()?;
+        let space = self.existing(&registry, ns)?;
+        if registry.is_retired() {
+            return Err(failure(Error::Retired));
+        }
+        drop(registry);
+
+        let mut sweep = Sweep::of(space);
+        while !sweep.done {
+            registry = self.lock()?;
+            registry.sweep(&mut sweep, SLICE as u32, self.rules, self.now, events);
+            drop(registry);
+        }
+        Ok(Reply::success(CleanupDone {
+            expired_count: sweep.expired,
+            disabled_count: sweep.disabled,
+            removed_count: sweep.removed,
+        }))
+    }
+}
+
+fn failure(error: Error) -> Reply {
+    let status = match error {
+        Error::NotFound(_) | Error::NoSpace(_) => 404,
+        Error::Duplicate(_) | Error::Static(_) => 409,
+        Error::Full(_) => 507,
+        Error::Retired => 503,
+    };
+    Reply::error(status, error.to_string())
+}

@@ -1,0 +1,97 @@
+//! What a configuration holds in all: its registries, and the upstreams and locations that use
+//! them.
+
+use std::ffi::{c_char, c_void};
+use std::ptr::null_mut;
+
+use ngx::ffi::{ngx_conf_t, ngx_cycle_t};
+use ngx::http::HttpModuleMainConf;
+
+use super::Module;
+use super::upstream::{self, UpstreamConf};
+use super::zone::ZoneConf;
+use crate::nginx::conf::{self, Place};
+use crate::nginx::{border, pool};
+
+/// The module's main configuration.
+#[derive(Default)]
+pub(crate) struct MainConf {
+    /// The registries. Boxed: nginx's zones and the other configurations point to them.
+    #[expect(clippy::vec_box, reason = "others hold pointers to the elements")]
+    pub(super) zones: Vec<Box<ZoneConf>>,
+    /// The upstreams with `registry` or `registry_balance`.
+    pub(super) upstreams: Vec<*mut UpstreamConf>,
+    /// Fixed namespaces that locations name, with the registry's name.
+    pub(super) named: Vec<(String, String)>,
+}
+
+impl MainConf {
+    pub(super) fn of_conf(cf: *mut ngx_conf_t) -> Option<&'static mut Self> {
+        // SAFETY: `cf` is what nginx passed; the reference is used while the configuration is
+        // read, by one thread, one callback at a time.
+        Module::main_conf_mut(unsafe { &*cf })
+    }
+
+    pub(super) fn of_cycle(cycle: *const ngx_cycle_t) -> Option<&'static Self> {
+        // SAFETY: a cycle that is alive; null `conf_ctx` for http means that there is no http{}.
+        Module::main_conf(unsafe { cycle.as_ref()? })
+    }
+
+    pub(super) fn zone(&self, name: &str) -> Option<&ZoneConf> {
+        self.zones.iter().find(|z| z.name == name).map(|z| &**z)
+    }
+
+    /// Finds the registry that a directive names, or logs that there is none.
+    pub(super) fn find_zone(
+        &self,
+        cf: *mut ngx_conf_t,
+        name: &str,
+        place: &Place,
+    ) -> Result<&ZoneConf, ()> {
+        self.zone(name).ok_or_else(|| {
+            let names: Vec<_> = self
+                .zones
+                .iter()
+                .map(|z| format!("\"{}\"", z.name))
+                .collect();
+            let known = match names.len() {
+                0 => "declare one with: registry NAME SIZE { }".to_owned(),
+                _ => format!("there are {}", names.join(", ")),
+            };
+            let message = format_args!("unknown registry \"{name}\"; {known}");
+            conf::refuse_at(conf::conf_log(cf), place, message);
+        })
+    }
+}
+
+/// Makes the main configuration.
+pub(super) unsafe extern "C" fn create(cf: *mut ngx_conf_t) -> *mut c_void {
+    border::guard(
+        || conf::conf_log(cf),
+        null_mut(),
+        || {
+            // SAFETY: nginx passes a valid configuration.
+            let made = pool::keep(unsafe { (*cf).pool }, MainConf::default());
+            made.map_or(null_mut(), |p| p.as_ptr().cast())
+        },
+    )
+}
+
+/// Called when all of http{} has been read and the upstreams have been initialised.
+pub(super) unsafe extern "C" fn init(cf: *mut ngx_conf_t, main: *mut c_void) -> *mut c_char {
+    border::guard(
+        || conf::conf_log(cf),
+        conf::ERROR,
+        || {
+            // SAFETY: nginx passes what `create` made.
+            let main = unsafe { &*main.cast::<MainConf>() };
+            for upstream in &main.upstreams {
+                // SAFETY: the pointers are those of this configuration's upstreams.
+                if upstream::check(cf, unsafe { &**upstream }).is_err() {
+                    return conf::ERROR;
+                }
+            }
+            conf::OK
+        },
+    )
+}

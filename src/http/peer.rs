@@ -1,0 +1,438 @@
+//! A request's peer: init, get, free, and the TLS session.
+
+use std::ffi::c_void;
+use std::ptr::{NonNull, addr_of_mut, null_mut};
+
+use ngx::ffi::{
+    NGX_BUSY, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_WARN, NGX_PEER_FAILED, ngx_http_request_t,
+    ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_pool_t, ngx_str_t,
+    ngx_uint_t,
+};
+
+use super::upstream::{Namespace, UpstreamConf};
+use super::worker::{Local, now, report};
+use super::zone::ZoneConf;
+use crate::nginx::log::log;
+use crate::nginx::peer::{SocketAddress, past_the_pool, went_stale};
+use crate::nginx::request::log_of;
+use crate::nginx::{border, conf, pool};
+use crate::registry::{Choice, Flight, Nobody, Registry, SpaceName, SpaceRef, Target, Verdict};
+
+const FAILED: ngx_int_t = NGX_ERROR as ngx_int_t;
+const BUSY: ngx_int_t = NGX_BUSY as ngx_int_t;
+
+/// More tries than any request makes: the first `get` sets the true number.
+const MANY: usize = 1 << 30;
+
+/// What one try needs for as long as the request lives: nginx keeps pointers to it.
+#[derive(Clone, Copy)]
+struct Try {
+    target: Target,
+    name: ngx_str_t,
+    address: SocketAddress,
+}
+
+/// A request's way through an upstream; in the request's pool.
+#[derive(Clone, Copy)]
+struct Peer {
+    upstream: *const UpstreamConf,
+    request: *mut ngx_http_request_t,
+    /// The request on a server now.
+    flight: Option<Flight>,
+    /// Whose kept connection was stale.
+    again: Option<Flight>,
+    space: Option<SpaceRef>,
+    tries: usize,
+    /// Numbers of the servers tried, in rising order; in the request's pool.
+    tried: *mut u64,
+    tried_len: usize,
+    tried_cap: usize,
+    first: Try,
+}
+
+impl Peer {
+    fn tried(&self) -> &[u64] {
+        if self.tried_len == 0 {
+            return &[];
+        }
+        // SAFETY: `remember` made room for `tried_cap` numbers and wrote `tried_len` of them.
+        unsafe { std::slice::from_raw_parts(self.tried, self.tried_len) }
+    }
+
+    /// Adds a server to those tried. Without memory it may be tried again: a smaller evil.
+    fn remember(&mut self, number: u64, pool: *mut ngx_pool_t) {
+        let Err(at) = self.tried().binary_search(&number) else {
+            return;
+        };
+        // SAFETY: both runs are in the request's pool and as long as `tried_cap` says.
+        unsafe {
+            if self.tried_len == self.tried_cap {
+                let cap = (self.tried_cap * 2).max(8);
+                let new = ngx::ffi::ngx_palloc(pool, cap * size_of::<u64>()).cast::<u64>();
+                if new.is_null() {
+                    return;
+                }
+                if self.tried_len > 0 {
+                    new.copy_from_nonoverlapping(self.tried, self.tried_len);
+                }
+                self.tried = new;
+                self.tried_cap = cap;
+            }
+            let hole = self.tried.add(at);
+            hole.copy_to(hole.add(1), self.tried_len - at);
+            hole.write(number);
+        }
+        self.tried_len += 1;
+    }
+}
+
+/// Called when a request begins with this upstream.
+pub(super) unsafe extern "C" fn init_peer(
+    r: *mut ngx_http_request_t,
+    us: *mut ngx_http_upstream_srv_conf_t,
+) -> ngx_int_t {
+    border::guard(
+        || log_of(r),
+        FAILED,
+        || {
+            // SAFETY: nginx passes the request and an upstream whose `peer.init` is this: it has our
+            // configuration, and the request has an upstream structure.
+            unsafe {
+                let index = super::ngx_http_upstream_registry_module.ctx_index;
+                let upstream = (*(*us).srv_conf.add(index)).cast::<UpstreamConf>();
+                let Some(peer) = pool::room::<Peer>((*r).pool) else {
+                    return FAILED;
+                };
+                // `first` stays as it is until `get` writes it.
+                let at = peer.as_ptr();
+                addr_of_mut!((*at).upstream).write(upstream);
+                addr_of_mut!((*at).request).write(r);
+                addr_of_mut!((*at).flight).write(None);
+                addr_of_mut!((*at).again).write(None);
+                addr_of_mut!((*at).space).write(None);
+                addr_of_mut!((*at).tries).write(0);
+                addr_of_mut!((*at).tried).write(null_mut());
+                addr_of_mut!((*at).tried_len).write(0);
+                addr_of_mut!((*at).tried_cap).write(0);
+                addr_of_mut!((*at).first.target).write(Target::NONE);
+
+                let pc = &mut (*(*r).upstream).peer;
+                pc.data = at.cast();
+                pc.get = Some(get_peer);
+                pc.free = Some(free_peer);
+                pc.tries = MANY;
+                #[cfg(ngx_feature = "http_ssl")]
+                {
+                    pc.set_session = Some(session::set_session);
+                    pc.save_session = Some(session::save_session);
+                }
+            }
+            0
+        },
+    )
+}
+
+/// Called when the request needs a server.
+unsafe extern "C" fn get_peer(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
+    // SAFETY: nginx passes the connection whose `data` is the Peer made in `init_peer`.
+    let (pc, peer) = unsafe { (&mut *pc, data.cast::<Peer>()) };
+    let log_to = pc.log;
+    border::guard(
+        || log_to,
+        FAILED,
+        || {
+            pc.set_cached(0);
+            pc.connection = null_mut();
+            // SAFETY: as above; fields are used one at a time, `first` only through `room_for_try`.
+            unsafe { get(pc, peer) }
+        },
+    )
+}
+
+/// # Safety
+///
+/// `peer` is the request's Peer, and nobody else uses it now.
+unsafe fn get(pc: &mut ngx_peer_connection_t, peer: *mut Peer) -> ngx_int_t {
+    // SAFETY: by this function's contract; the configuration outlives the request.
+    let upstream = unsafe { &*(*peer).upstream };
+    let Some(zone) = upstream.zone() else {
+        return FAILED;
+    };
+    let Some(local) = zone.local().filter(|local| local.is_attached()) else {
+        return FAILED;
+    };
+    // SAFETY: as above.
+    let Some(attempt) = (unsafe { room_for_try(peer) }) else {
+        return FAILED;
+    };
+    // SAFETY: as above; `first` is not touched through this reference.
+    let p = unsafe { &mut *peer };
+    // SAFETY: room in the request's pool, made for a Try and not used by another try.
+    let target = unsafe { &mut *addr_of_mut!((*attempt.as_ptr()).target) };
+
+    let again = p.again.take();
+    let taken = take(upstream, zone, local, p, again, target, pc);
+    let (flight, eligible) = match taken {
+        Ok(taken) => taken,
+        Err(why) => {
+            refuse(upstream, zone, p, pc, &why);
+            return BUSY;
+        }
+    };
+
+    if p.tries == 0 && pc.tries > eligible {
+        pc.tries = eligible;
+    }
+    p.tries += 1;
+    p.flight = Some(flight);
+
+    let (address, mut len) = match target.family {
+        4 => {
+            let [a, b, c, d, ..] = target.ip;
+            SocketAddress::v4([a, b, c, d], target.port)
+        }
+        6 => SocketAddress::v6(target.ip, target.port),
+        _ => SocketAddress::unix(target.name().strip_prefix(b"unix:").unwrap_or_default()),
+    };
+    if again.is_some_and(|flown| flown.number == flight.number) {
+        len = past_the_pool(len);
+    }
+    // SAFETY: the try's own room, which lives as long as the request.
+    unsafe {
+        let attempt = attempt.as_ptr();
+        addr_of_mut!((*attempt).address).write(address);
+        addr_of_mut!((*attempt).name).write(ngx_str_t {
+            len: usize::from(target.name_len),
+            data: target.name.as_ptr().cast_mut(),
+        });
+        pc.sockaddr = (*attempt).address.as_ptr();
+        pc.socklen = len;
+        pc.name = addr_of_mut!((*attempt).name);
+    }
+    0
+}
+
+/// The first try's room is in the Peer; later ones get their own, because nginx goes on showing the
+/// names of earlier ones in `$upstream_addr`.
+///
+/// # Safety
+///
+/// `peer` is the request's Peer.
+unsafe fn room_for_try(peer: *mut Peer) -> Option<NonNull<Try>> {
+    // SAFETY: by this function's contract.
+    unsafe {
+        if (*peer).tries == 0 {
+            return NonNull::new(addr_of_mut!((*peer).first));
+        }
+        let room = pool::room::<Try>((*(*peer).request).pool)?;
+        addr_of_mut!((*room.as_ptr()).target).write(Target::NONE);
+        Some(room)
+    }
+}
+
+fn take(
+    upstream: &UpstreamConf,
+    zone: &ZoneConf,
+    local: &Local,
+    p: &mut Peer,
+    again: Option<Flight>,
+    target: &mut Target,
+    pc: &ngx_peer_connection_t,
+) -> Result<(Flight, usize), Nobody> {
+    let gone = Nobody {
+        no_namespace: true,
+        ..Nobody::default()
+    };
+    let variable = match &upstream.namespace {
+        Some(Namespace::Variable(value)) => Some(conf::evaluate(p.request, *value).ok_or(gone)?),
+        _ => None,
+    };
+    let mut hands = local.hands();
+    let hands = &mut *hands;
+    let Some(worker) = hands.worker.as_mut() else {
+        return Err(gone);
+    };
+    let Ok(mut registry) = Registry::lock(&local.zone) else {
+        return Err(gone);
+    };
+
+    let space = match (p.space, variable) {
+        (Some(space), _) => Some(space),
+        (None, Some(name)) => SpaceName::new(name).and_then(|name| registry.find_space(name)),
+        (None, None) => {
+            let known = upstream
+                .space
+                .borrow()
+                .filter(|space| registry.is_current(*space));
+            let found =
+                known.or_else(|| upstream.fixed().and_then(|name| registry.find_space(name)));
+            *upstream.space.borrow_mut() = found;
+            found
+        }
+    };
+    let space = space.ok_or(gone)?;
+    p.space = Some(space);
+    let choice = Choice {
+        space,
+        policy: upstream.policy,
+        tried: p.tried(),
+        again,
+    };
+    let taken = registry.take(
+        worker,
+        &choice,
+        &zone.rules,
+        now(),
+        target,
+        &mut hands.events,
+    );
+    drop(registry);
+    report(zone, pc.log, &mut hands.events);
+    taken
+}
+
+/// Says why there is no server.
+fn refuse(
+    upstream: &UpstreamConf,
+    zone: &ZoneConf,
+    p: &Peer,
+    pc: &mut ngx_peer_connection_t,
+    why: &Nobody,
+) {
+    let name = match &upstream.namespace {
+        Some(Namespace::Fixed(name)) => name.clone(),
+        Some(Namespace::Variable(value)) => conf::evaluate(p.request, *value)
+            .map_or_else(String::new, |name| {
+                String::from_utf8_lossy(name).into_owned()
+            }),
+        None => String::new(),
+    };
+    log(
+        NGX_LOG_ERR,
+        pc.log,
+        format_args!(
+            "registry \"{}\": no eligible server in namespace \"{}\": {why}",
+            zone.name,
+            name.escape_default()
+        ),
+    );
+    // As stock: the upstream's name stands in $upstream_addr.
+    pc.name = upstream.host;
+}
+
+/// Called when the request is done with the server, however it ended.
+unsafe extern "C" fn free_peer(
+    pc: *mut ngx_peer_connection_t,
+    data: *mut c_void,
+    state: ngx_uint_t,
+) {
+    // SAFETY: as for `get_peer`.
+    let (pc, peer) = unsafe { (&mut *pc, &mut *data.cast::<Peer>()) };
+    let log_to = pc.log;
+    border::guard(|| log_to, (), || free(pc, peer, state));
+}
+
+fn free(pc: &mut ngx_peer_connection_t, peer: &mut Peer, state: ngx_uint_t) {
+    // Taken out: whatever comes after, this request is given back once.
+    let Some(flight) = peer.flight.take() else {
+        return;
+    };
+    let verdict = if state & NGX_PEER_FAILED as ngx_uint_t == 0 {
+        Verdict::Fine
+    } else if went_stale(pc, received(peer.request)) {
+        peer.again = Some(flight);
+        Verdict::Stale
+    } else {
+        Verdict::Failed
+    };
+    if state != 0 && verdict != Verdict::Stale {
+        // SAFETY: the request is alive.
+        peer.remember(flight.number, unsafe { (*peer.request).pool });
+    }
+
+    // SAFETY: the configuration outlives the request.
+    let upstream = unsafe { &*peer.upstream };
+    let mut alone = false;
+    if let Some(local) = upstream.zone().and_then(ZoneConf::local)
+        && let Some(worker) = local.hands().worker.as_mut()
+        && let Ok(mut registry) = Registry::lock(&local.zone)
+    {
+        let released = registry.release(worker, flight, verdict, now());
+        drop(registry);
+        alone = released.alone;
+        if released.failed {
+            log(
+                NGX_LOG_WARN,
+                pc.log,
+                format_args!("upstream server temporarily disabled"),
+            );
+        }
+    }
+    if alone {
+        pc.tries = 0;
+    } else if pc.tries > 0 {
+        pc.tries -= 1;
+    }
+}
+
+/// Bytes of a response that have come in this try.
+fn received(r: *mut ngx_http_request_t) -> u64 {
+    // SAFETY: the request is alive and has an upstream; the state is that of the current try.
+    unsafe {
+        let state = (*(*r).upstream).state;
+        state.as_ref().map_or(0, |s| s.bytes_received.max(0) as u64)
+    }
+}
+
+#[cfg(ngx_feature = "http_ssl")]
+mod session {
+    use super::{FAILED, Peer, UpstreamConf, border, c_void, ngx_int_t, ngx_peer_connection_t};
+
+    /// Called before the handshake with a server.
+    pub(super) unsafe extern "C" fn set_session(
+        pc: *mut ngx_peer_connection_t,
+        data: *mut c_void,
+    ) -> ngx_int_t {
+        // SAFETY: as for `get_peer`.
+        let (pc, peer) = unsafe { (&mut *pc, &*data.cast::<Peer>()) };
+        let log_to = pc.log;
+        border::guard(
+            || log_to,
+            FAILED,
+            || {
+                let Some(flight) = peer.flight else { return 0 };
+                upstream(peer)
+                    .sessions
+                    .borrow()
+                    .resume(pc, flight.slot(), flight.number)
+            },
+        )
+    }
+
+    /// Called when a server has given a session.
+    pub(super) unsafe extern "C" fn save_session(
+        pc: *mut ngx_peer_connection_t,
+        data: *mut c_void,
+    ) {
+        // SAFETY: as for `get_peer`.
+        let (pc, peer) = unsafe { (&mut *pc, &*data.cast::<Peer>()) };
+        let log_to = pc.log;
+        border::guard(
+            || log_to,
+            (),
+            || {
+                if let Some(flight) = peer.flight {
+                    upstream(peer)
+                        .sessions
+                        .borrow_mut()
+                        .save(pc, flight.slot(), flight.number);
+                }
+            },
+        );
+    }
+
+    fn upstream(peer: &Peer) -> &UpstreamConf {
+        // SAFETY: the configuration outlives the request.
+        unsafe { &*peer.upstream }
+    }
+}

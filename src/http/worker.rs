@@ -1,0 +1,350 @@
+//! From configuration to processes: what a new cycle changes, workers joining and leaving, and the
+//! cleanup's timer.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::pin::Pin;
+use std::ptr::null;
+
+use ngx::ffi::{NGX_LOG_INFO, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_cycle_t, ngx_int_t, ngx_log_t};
+
+use super::main_conf::MainConf;
+use super::zone::{self, ZoneConf};
+use crate::nginx::log::log;
+use crate::nginx::process::{self, cycle_log};
+use crate::nginx::timer::{Expired, Timer};
+use crate::nginx::{border, shm};
+use crate::registry::{Events, Now, Registry, SpaceName, StaticServer, Sweep, Worker};
+use crate::shm::Zone;
+
+/// Servers that the cleanup looks at under one hold of the lock.
+const SLICE: u32 = 128;
+
+/// Servers that the cleanup looks at in one turn of the event loop.
+const TURN: u32 = 2048;
+
+/// Lines that the cleanup logs in one turn of the event loop.
+const LINES: usize = 128;
+
+/// This process's part in one zone. Never freed: requests that outlive their configuration may
+/// still look at it.
+pub(crate) struct Local {
+    pub(super) zone: Zone,
+    hands: RefCell<Hands>,
+    attached: Cell<bool>,
+}
+
+/// What is needed to change the zone.
+pub(crate) struct Hands {
+    /// `None` when this process has left the zone.
+    pub(super) worker: Option<Worker>,
+    pub(super) events: Events,
+}
+
+impl Local {
+    /// Whether this process takes part in the zone.
+    #[inline]
+    pub(super) fn is_attached(&self) -> bool {
+        self.attached.get()
+    }
+
+    /// What is needed to change the zone; for the length of a callback.
+    #[inline]
+    pub(super) fn hands(&self) -> RefMut<'_, Hands> {
+        self.hands.borrow_mut()
+    }
+
+    fn detach(&self) {
+        self.attached.set(false);
+        if let Some(worker) = self.hands().worker.take()
+            && let Ok(mut registry) = Registry::lock(&self.zone)
+        {
+            registry.leave(worker);
+        }
+    }
+}
+
+thread_local! {
+    /// The zones that this process takes part in, and the timers of its configuration.
+    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new() }) };
+}
+
+struct Process {
+    locals: Vec<&'static Local>,
+    timers: Vec<Pin<Box<Timer<Cleanup>>>>,
+}
+
+/// Now, as of this turn of the event loop.
+#[inline]
+pub(super) fn now() -> Now {
+    let (mono, wall) = process::clocks();
+    Now { mono, wall }
+}
+
+/// Logs what happened.
+#[inline]
+pub(super) fn report(zone: &ZoneConf, to: *mut ngx_log_t, events: &mut Events) {
+    if !events.is_empty() {
+        report_all(zone, to, events);
+    }
+}
+
+#[cold]
+fn report_all(zone: &ZoneConf, to: *mut ngx_log_t, events: &mut Events) {
+    for event in events.drain() {
+        log(
+            NGX_LOG_NOTICE,
+            to,
+            format_args!("registry \"{}\": {event}", zone.name),
+        );
+    }
+}
+
+/// Called in the master (or only) process when a new configuration has taken hold: from here on
+/// nothing of it can fail, so now its zones are changed.
+pub(super) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    border::guard(cycle_log, (), || {
+        if process::is_test() {
+            return;
+        }
+        // SAFETY: nginx passes the new cycle.
+        let (log_to, old) = unsafe { ((*cycle).log, (*cycle).old_cycle) };
+        if let Some(main) = MainConf::of_cycle(cycle) {
+            for zone in &main.zones {
+                renew(main, zone, old, log_to);
+            }
+        }
+        // With `master_process off` a reload runs in the process that handles requests, and calls
+        // no init_process.
+        if process::is_single() && PROCESS.with_borrow(|p| !p.locals.is_empty()) {
+            attach(cycle);
+        }
+    });
+    0
+}
+
+/// Makes a zone agree with the new configuration.
+fn renew(main: &MainConf, conf: &ZoneConf, old: *const ngx_cycle_t, log_to: *mut ngx_log_t) {
+    let Some(zone) = conf.open() else { return };
+    let predecessor = shm::find(old, conf.shm_name().as_bytes())
+        .and_then(zone::open)
+        .filter(|p| p.base() != zone.base());
+
+    let mut spaces: Vec<SpaceName<'_>> = Vec::new();
+    let mut statics: Vec<(SpaceName<'_>, StaticServer)> = Vec::new();
+    for upstream in &main.upstreams {
+        // SAFETY: the pointers are those of this configuration's upstreams.
+        let upstream = unsafe { &**upstream };
+        if let Some(name) = upstream.fixed().filter(|_| upstream.uses(conf)) {
+            spaces.push(name);
+            statics.extend(upstream.statics.iter().map(|s| (name, s.clone())));
+        }
+    }
+    let named = main.named.iter().filter(|(zone, _)| *zone == conf.name);
+    spaces.extend(named.filter_map(|(_, name)| SpaceName::new(name.as_bytes())));
+
+    let mut events = Events::default();
+    let name = &conf.name;
+    let complain = |e: &dyn std::fmt::Display| {
+        log(
+            NGX_LOG_WARN,
+            log_to,
+            format_args!("registry \"{name}\": {e}"),
+        );
+    };
+    let mut registry = match Registry::lock(&zone) {
+        Ok(registry) => registry,
+        Err(e) => return complain(&e),
+    };
+    if let Some(predecessor) = &predecessor {
+        match Registry::lock(predecessor) {
+            Ok(mut old) => {
+                if let Err(e) = registry.succeed(&mut old) {
+                    complain(&e);
+                }
+                old.retire();
+                let n = registry.servers();
+                log(
+                    NGX_LOG_NOTICE,
+                    log_to,
+                    format_args!("registry \"{name}\": {n} servers moved to the new zone"),
+                );
+            }
+            Err(e) => complain(&e),
+        }
+    }
+    registry.next_cycle();
+    if let Err(e) = registry.configure(&spaces, &statics, now(), &mut events) {
+        complain(&e);
+    }
+    drop(registry);
+    report(conf, log_to, &mut events);
+}
+
+/// Called in each process when it starts.
+pub(super) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    border::guard(cycle_log, (), || {
+        if process::handles_requests() {
+            attach(cycle);
+        }
+    });
+    0
+}
+
+/// Joins the zones of a cycle, leaves those that are not in it, and starts its timers.
+fn attach(cycle: *const ngx_cycle_t) {
+    let zones: &[Box<ZoneConf>] =
+        MainConf::of_cycle(cycle).map_or(&[], |main| main.zones.as_slice());
+    PROCESS.with_borrow_mut(|process| {
+        process.timers.clear();
+        let opened: Vec<_> = zones.iter().map(|conf| conf.open()).collect();
+        process.locals.retain(|local| {
+            let stays = opened
+                .iter()
+                .flatten()
+                .any(|z| z.base() == local.zone.base());
+            if !stays {
+                local.detach();
+            }
+            stays
+        });
+        for (conf, zone) in zones.iter().zip(opened) {
+            let Some(zone) = zone else { continue };
+            let known = process
+                .locals
+                .iter()
+                .copied()
+                .find(|l| l.zone.base() == zone.base());
+            let local = known.or_else(|| {
+                let local = join(conf, zone)?;
+                process.locals.push(local);
+                Some(local)
+            });
+            conf.local.set(local.map_or(null(), |local| local));
+            if let Some(local) = local {
+                let cleanup = Cleanup {
+                    conf: &raw const **conf,
+                    local,
+                    sweep: None,
+                    events: Events::with_capacity(LINES),
+                };
+                process
+                    .timers
+                    .push(Timer::start(cleanup, conf.cleanup_interval));
+            }
+        }
+    });
+}
+
+fn join(conf: &ZoneConf, zone: Zone) -> Option<&'static Local> {
+    let worker = match Registry::lock(&zone) {
+        Ok(mut registry) => registry.join(process::pid()),
+        Err(e) => {
+            let name = &conf.name;
+            log(
+                NGX_LOG_WARN,
+                cycle_log(),
+                format_args!("registry \"{name}\": {e}"),
+            );
+            return None;
+        }
+    };
+    Some(Box::leak(Box::new(Local {
+        zone,
+        hands: RefCell::new(Hands {
+            worker: Some(worker),
+            events: Events::with_capacity(16),
+        }),
+        attached: Cell::new(true),
+    })))
+}
+
+/// Called in each process when it ends in good order.
+pub(super) unsafe extern "C" fn exit_process(_: *mut ngx_cycle_t) {
+    border::guard(cycle_log, (), || {
+        PROCESS.with_borrow_mut(|process| {
+            process.timers.clear();
+            for local in process.locals.drain(..) {
+                local.detach();
+            }
+        });
+    });
+}
+
+/// The cleanup of one zone, as a timer's work.
+struct Cleanup {
+    conf: *const ZoneConf,
+    local: &'static Local,
+    /// A sweep that is not through.
+    sweep: Option<Sweep>,
+    events: Events,
+}
+
+impl Expired for Cleanup {
+    fn expired(&mut self) -> Option<u64> {
+        // SAFETY: timers are stopped before the configuration that they belong to goes.
+        let conf = unsafe { &*self.conf };
+        let mut hands = self.local.hands();
+        let worker = hands.worker.as_mut()?;
+        let mut registry = match Registry::lock(&self.local.zone) {
+            Ok(registry) => registry,
+            Err(_) => return Some(conf.cleanup_interval),
+        };
+        if process::is_exiting() {
+            registry.resign(worker);
+            return None;
+        }
+
+        let mut sweep = match self.sweep.take() {
+            Some(sweep) => sweep,
+            None => {
+                let dead = registry.reap();
+                let elected = registry.elect(worker);
+                if dead > 0 {
+                    let name = &conf.name;
+                    log(
+                        NGX_LOG_NOTICE,
+                        cycle_log(),
+                        format_args!(
+                            "registry \"{name}\": took back the requests of {dead} dead workers"
+                        ),
+                    );
+                }
+                if !elected {
+                    return Some(conf.cleanup_interval);
+                }
+                Sweep::default()
+            }
+        };
+        drop(registry);
+
+        let mut looked_at = 0;
+        while !sweep.done && looked_at < TURN && self.events.len() < LINES {
+            let Ok(mut registry) = Registry::lock(&self.local.zone) else {
+                break;
+            };
+            registry.sweep(&mut sweep, SLICE, &conf.rules, now(), &mut self.events);
+            looked_at += SLICE;
+        }
+        report(conf, cycle_log(), &mut self.events);
+        if !sweep.done {
+            self.sweep = Some(sweep);
+            return Some(1);
+        }
+        if sweep.removed + sweep.disabled > 0 {
+            let (
+                name,
+                Sweep {
+                    disabled, removed, ..
+                },
+            ) = (&conf.name, sweep);
+            log(
+                NGX_LOG_INFO,
+                cycle_log(),
+                format_args!(
+                    "registry \"{name}\": cleanup: {disabled} disabled, {removed} removed"
+                ),
+            );
+        }
+        Some(conf.cleanup_interval)
+    }
+}

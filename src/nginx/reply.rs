@@ -1,0 +1,85 @@
+//! Sending a reply of JSON.
+
+use std::ptr::null_mut;
+
+use ngx::ffi::{
+    NGX_ERROR, ngx_buf_t, ngx_chain_t, ngx_http_output_filter, ngx_http_request_t,
+    ngx_http_send_header, ngx_int_t, ngx_list_push, ngx_str_t, ngx_table_elt_t,
+};
+
+use super::pool;
+
+const fn literal(s: &'static str) -> ngx_str_t {
+    ngx_str_t {
+        len: s.len(),
+        data: s.as_ptr().cast_mut(),
+    }
+}
+
+/// Adds a header. False: out of memory.
+fn header(r: *mut ngx_http_request_t, name: &'static str, value: &'static str) -> bool {
+    // SAFETY: `r` is the request being answered, its header not sent yet. The rest of the element,
+    // different between versions of nginx, is zero.
+    unsafe {
+        let at = ngx_list_push(&mut (*r).headers_out.headers).cast::<ngx_table_elt_t>();
+        let Some(at) = at.as_mut() else { return false };
+        *at = std::mem::zeroed();
+        at.hash = 1;
+        at.key = literal(name);
+        at.value = literal(value);
+    }
+    true
+}
+
+/// Sends `body` with `status`. Returns what the request is to be finalized with.
+pub(crate) fn json(
+    r: *mut ngx_http_request_t,
+    status: u16,
+    body: Vec<u8>,
+    allow: Option<&'static str>,
+) -> ngx_int_t {
+    const FAILED: ngx_int_t = NGX_ERROR as ngx_int_t;
+    // SAFETY: `r` is the request being answered; what is sent is kept in its pool.
+    unsafe {
+        let Some(body) = pool::keep((*r).pool, body) else {
+            return FAILED;
+        };
+        let body = body.as_ref();
+
+        let out = &mut (*r).headers_out;
+        out.status = usize::from(status);
+        out.content_length_n = body.len() as i64;
+        out.content_type = literal("application/json");
+        out.content_type_len = out.content_type.len;
+        out.content_type_lowcase = null_mut();
+        out.charset = literal("utf-8");
+        if !header(r, "Cache-Control", "no-store")
+            || allow.is_some_and(|methods| !header(r, "Allow", methods))
+        {
+            return FAILED;
+        }
+
+        let rc = ngx_http_send_header(r);
+        if rc != 0 || (*r).header_only() != 0 {
+            return rc;
+        }
+
+        let Some(buf) = pool::room::<ngx_buf_t>((*r).pool) else {
+            return FAILED;
+        };
+        buf.write(std::mem::zeroed());
+        let b = &mut *buf.as_ptr();
+        b.pos = body.as_ptr().cast_mut();
+        b.last = b.pos.add(body.len());
+        b.start = b.pos;
+        b.end = b.last;
+        b.set_memory(1);
+        b.set_last_buf(u32::from(r == (*r).main));
+        b.set_last_in_chain(1);
+        let mut chain = ngx_chain_t {
+            buf: b,
+            next: null_mut(),
+        };
+        ngx_http_output_filter(r, &mut chain)
+    }
+}

@@ -1,0 +1,218 @@
+//! Addresses of servers, in their one canonical form.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::shm::{NAME_MAX, Server};
+
+/// Where a server listens.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Address {
+    /// An IP address, never an IPv4 address mapped into IPv6, and a port from 1 to 65535.
+    Inet(IpAddr, u16),
+    /// The path of a unix socket; only `server` lines name these.
+    Unix(String),
+}
+
+/// A host is not an address that a server can have.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AddressError {
+    /// 0.0.0.0 or ::
+    #[error("the unspecified address")]
+    Unspecified,
+    /// Not an IPv4 or IPv6 address.
+    #[error("not an IP address")]
+    Syntax,
+    /// Longer than a record can hold.
+    #[error("longer than a unix socket's path can be")]
+    TooLong,
+}
+
+/// A host without a port.
+pub type Host = IpAddr;
+
+/// Reads an IPv4 address, or an IPv6 address with or without brackets, and makes it canonical:
+/// leading zeros go, IPv4 mapped into IPv6 becomes IPv4.
+///
+/// # Errors
+///
+/// [`AddressError`] says what is wrong with it.
+pub fn parse_host(text: &str) -> Result<Host, AddressError> {
+    let bracketed = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    let ip = match (bracketed, parse_v4(text)) {
+        (None, Some(v4)) => IpAddr::V4(v4),
+        _ => {
+            let v6: Ipv6Addr = bracketed
+                .unwrap_or(text)
+                .parse()
+                .map_err(|_| AddressError::Syntax)?;
+            v6.to_canonical()
+        }
+    };
+    if ip.is_unspecified() {
+        return Err(AddressError::Unspecified);
+    }
+    Ok(ip)
+}
+
+/// Four decimal numbers. The standard library refuses leading zeros, because some C libraries read
+/// them as octal; here "010.0.0.1" is what a person sees in it, 10.0.0.1.
+fn parse_v4(text: &str) -> Option<Ipv4Addr> {
+    let mut octets = [0u8; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        if part.is_empty() || part.len() > 3 || !part.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        *octet = part.parse().ok()?;
+    }
+    parts.next().is_none().then(|| octets.into())
+}
+
+impl Address {
+    /// A unix socket's address.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError::TooLong`] when the path does not fit a `sockaddr_un`.
+    pub fn unix(path: &str) -> Result<Self, AddressError> {
+        if path.len() > NAME_MAX - "unix:".len() {
+            return Err(AddressError::TooLong);
+        }
+        Ok(Self::Unix(path.to_owned()))
+    }
+
+    /// The host as printed alone: no brackets.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Inet(ip, _) => ip.to_string(),
+            Self::Unix(path) => format!("unix:{path}"),
+        }
+    }
+
+    /// The port; 0 for a unix socket.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Inet(_, port) => *port,
+            Self::Unix(_) => 0,
+        }
+    }
+
+    pub(super) fn of(server: &Server) -> Self {
+        match server.family {
+            4 => {
+                let [a, b, c, d, ..] = server.ip;
+                Self::Inet(Ipv4Addr::new(a, b, c, d).into(), server.port)
+            }
+            6 => Self::Inet(Ipv6Addr::from(server.ip).into(), server.port),
+            _ => {
+                let name = printed(server);
+                Self::Unix(name.strip_prefix("unix:").unwrap_or(name).to_owned())
+            }
+        }
+    }
+
+    pub(super) fn write(&self, server: &mut Server) {
+        server.ip = [0; 16];
+        match self {
+            Self::Inet(IpAddr::V4(v4), port) => {
+                server.family = 4;
+                server.port = *port;
+                server.ip[..4].copy_from_slice(&v4.octets());
+            }
+            Self::Inet(IpAddr::V6(v6), port) => {
+                server.family = 6;
+                server.port = *port;
+                server.ip = v6.octets();
+            }
+            Self::Unix(_) => {
+                server.family = 1;
+                server.port = 0;
+            }
+        }
+        let name = self.to_string();
+        debug_assert!(name.len() <= NAME_MAX);
+        let len = name.len().min(NAME_MAX);
+        server.name[..len].copy_from_slice(&name.as_bytes()[..len]);
+        server.name_len = len as u8;
+    }
+}
+
+/// The address of a record, `host:port`.
+pub(super) fn printed(server: &Server) -> &str {
+    let len = usize::from(server.name_len).min(NAME_MAX);
+    std::str::from_utf8(&server.name[..len]).unwrap_or_default()
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(IpAddr::V4(v4), port) => write!(f, "{v4}:{port}"),
+            Self::Inet(IpAddr::V6(v6), port) => write!(f, "[{v6}]:{port}"),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_forms() {
+        for (given, canonical) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("010.000.00.009", "10.0.0.9"),
+            ("::1", "::1"),
+            ("[::1]", "::1"),
+            ("2001:0DB8:0:0::0001", "2001:db8::1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("[::FFFF:0A00:0001]", "10.0.0.1"),
+        ] {
+            assert_eq!(
+                parse_host(given).map(|h| h.to_string()),
+                Ok(canonical.into()),
+                "{given}"
+            );
+        }
+    }
+
+    #[test]
+    fn refused() {
+        for given in [
+            "",
+            "1.2.3",
+            "1.2.3.4.5",
+            "1.2.3.256",
+            "1.2.3.0004",
+            "1.2.3.-4",
+            "a.b.c.d",
+        ] {
+            assert_eq!(parse_host(given), Err(AddressError::Syntax), "{given}");
+        }
+        for given in [
+            "[127.0.0.1]",
+            "[::1",
+            "::1]",
+            "fe80::1%eth0",
+            "example.com",
+            " ::1",
+            "1 ",
+        ] {
+            assert_eq!(parse_host(given), Err(AddressError::Syntax), "{given}");
+        }
+        for given in ["0.0.0.0", "::", "[::]", "::ffff:0.0.0.0", "000.0.0.0"] {
+            assert_eq!(parse_host(given), Err(AddressError::Unspecified), "{given}");
+        }
+    }
+
+    #[test]
+    fn printed_with_port() {
+        let v6 = Address::Inet(parse_host("::1").unwrap(), 80);
+        assert_eq!(v6.to_string(), "[::1]:80");
+        assert_eq!(v6.host(), "::1");
+        assert_eq!(Address::unix("/run/a").unwrap().to_string(), "unix:/run/a");
+        assert_eq!(Address::unix(&"a".repeat(200)), Err(AddressError::TooLong));
+    }
+}

@@ -1,0 +1,131 @@
+//! What happened to servers, for the log.
+//!
+//! Nothing is logged while the lock is held: what is to be said is collected here and said after.
+
+use std::fmt;
+
+use super::address::printed;
+use super::space::name_of;
+use crate::shm::{NAME_MAX, SPACE_NAME_MAX, Server, Space};
+
+/// A change in a server's life that an operator wants to read about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// Registered.
+    Added,
+    /// Deregistered, or gone from the configuration.
+    Removed,
+    /// Forgotten by the cleanup.
+    Forgotten,
+    /// Switched on by hand.
+    Enabled,
+    /// Switched off by hand.
+    Disabled,
+    /// Finishes its requests.
+    Draining,
+    /// Silent for longer than `heartbeat_ttl`.
+    Expired,
+    /// Heard of again after it had expired.
+    Back,
+}
+
+/// Something that happened, with the names it happened to.
+#[derive(Clone, Copy)]
+pub struct Event {
+    /// What.
+    pub what: Happening,
+    /// Milliseconds since the last heartbeat.
+    pub silent_ms: u64,
+    space: [u8; SPACE_NAME_MAX],
+    space_len: u8,
+    server: [u8; NAME_MAX],
+    server_len: u8,
+}
+
+impl Event {
+    pub(super) fn new(what: Happening, space: &Space, server: &Server, silent_ms: u64) -> Self {
+        Self {
+            what,
+            silent_ms,
+            space: space.name,
+            space_len: name_of(space).len() as u8,
+            server: server.name,
+            server_len: printed(server).len() as u8,
+        }
+    }
+
+    /// The namespace.
+    pub fn space(&self) -> &str {
+        std::str::from_utf8(&self.space[..usize::from(self.space_len)]).unwrap_or_default()
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> &str {
+        std::str::from_utf8(&self.server[..usize::from(self.server_len)]).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {} {}", self.what, self.space(), self.server())
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.what {
+            Happening::Added => "added",
+            Happening::Removed => "removed",
+            Happening::Forgotten => "removed",
+            Happening::Enabled => "enabled",
+            Happening::Disabled => "disabled",
+            Happening::Draining => "draining",
+            Happening::Expired => "expired",
+            Happening::Back => "back",
+        };
+        write!(
+            f,
+            "server {} {what} in namespace \"{}\"",
+            self.server(),
+            self.space()
+        )?;
+        match self.what {
+            Happening::Expired | Happening::Forgotten => {
+                let (s, ms) = (self.silent_ms / 1000, self.silent_ms % 1000);
+                write!(f, ", silent for {s}.{ms:03} s")
+            }
+            Happening::Back => f.write_str(", heard of again"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A list of events with room made before the lock is taken.
+#[derive(Default, Debug)]
+pub struct Events(Vec<Event>);
+
+impl Events {
+    /// An empty list with room for `n` without allocating.
+    pub fn with_capacity(n: usize) -> Self {
+        Self(Vec::with_capacity(n))
+    }
+
+    pub(super) fn push(&mut self, event: Event) {
+        self.0.push(event);
+    }
+
+    /// Takes out all there are, in order.
+    pub fn drain(&mut self) -> impl Iterator<Item = Event> + '_ {
+        self.0.drain(..)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing happened.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,340 @@
+//! The life of a server: registered, heard of, switched off and on, drained, removed.
+
+use super::address::{Address, printed};
+use super::member::EMPTY;
+use super::space::{SpaceName, SpaceRef};
+use super::{Error, Event, Events, Happening, Now, Registry, member};
+use crate::shm::{Server, flag, reason};
+
+/// What the cleanup does with a server that expired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnExpire {
+    /// It stays, switched off until its next heartbeat.
+    Disable,
+    /// It is forgotten.
+    Remove,
+}
+
+/// What `add` does with a server that is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnDuplicate {
+    /// It is a heartbeat, and changes the parameters that are given.
+    Refresh,
+    /// It is refused.
+    Reject,
+}
+
+/// The settings of a registry that its rules need; times in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// `heartbeat_ttl`; 0: servers never expire.
+    pub ttl: u64,
+    /// `on_expire`.
+    pub on_expire: OnExpire,
+    /// `remove_after`; 0: silent servers are never forgotten.
+    pub remove_after: u64,
+    /// `on_duplicate`.
+    pub on_duplicate: OnDuplicate,
+}
+
+impl Rules {
+    /// Whether a server has been silent for longer than the TTL.
+    #[inline]
+    pub(super) fn silent(&self, s: &Server, now: Now) -> bool {
+        self.ttl > 0
+            && s.flags & flag::STATIC == 0
+            && now.mono.saturating_sub(s.heartbeat_mono) > self.ttl
+    }
+}
+
+/// What an `add` says.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// The server.
+    pub address: Address,
+    /// 0 to [`super::WEIGHT_MAX`]; not given: 1, or as it is.
+    pub weight: Option<u32>,
+    /// 0 to [`super::MAX_CONNS_MAX`]; not given: 1000, or as it is.
+    pub max_conns: Option<u32>,
+}
+
+/// A server after a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Weight.
+    pub weight: u32,
+    /// Limit of requests.
+    pub max_conns: u32,
+    /// Not switched off, by hand or by silence.
+    pub enabled: bool,
+    /// Requests on it now.
+    pub conns: u32,
+}
+
+impl Change {
+    fn of(s: &Server) -> Self {
+        Self {
+            weight: s.weight,
+            max_conns: s.max_conns,
+            enabled: is_enabled(s),
+            conns: s.conns,
+        }
+    }
+}
+
+/// Not switched off, neither by hand nor for silence.
+pub(super) fn is_enabled(s: &Server) -> bool {
+    s.flags & (flag::DISABLED | flag::SILENCED) == 0
+}
+
+const WEIGHT: u32 = 1;
+const MAX_CONNS: u32 = 1000;
+
+impl Registry<'_> {
+    /// Registers a server, or takes the sign of life of a known one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Duplicate`] under `on_duplicate reject`, [`Error::Full`], [`Error::Retired`].
+    pub fn add(
+        &mut self,
+        space: SpaceName<'_>,
+        registration: &Registration,
+        rules: &Rules,
+        now: Now,
+        events: &mut Events,
+    ) -> Result<Change, Error> {
+        self.writable()?;
+        let known = self
+            .find_space(space)
+            .and_then(|space| self.find(space.slot, &registration.address));
+        if let Some(slot) = known {
+            if rules.on_duplicate == OnDuplicate::Reject {
+                return Err(Error::Duplicate(registration.address.to_string()));
+            }
+            self.hear(slot, now, events);
+            let old = self.g.servers[slot as usize];
+            let weight = registration.weight.unwrap_or(old.weight);
+            let max_conns = registration.max_conns.unwrap_or(old.max_conns);
+            if (weight, max_conns) != (old.weight, old.max_conns) {
+                self.replace(
+                    slot,
+                    Server {
+                        weight,
+                        max_conns,
+                        updated_wall: now.wall,
+                        ..old
+                    },
+                );
+                self.touch(old.space);
+            }
+            return Ok(Change::of(&self.g.servers[slot as usize]));
+        }
+
+        if self
+            .g
+            .servers
+            .get(self.g.header.free_server as usize)
+            .is_none()
+        {
+            return Err(Error::Full("server"));
+        }
+        let space = self.make_space(space)?;
+        let mut server = Server {
+            space: space.slot,
+            weight: registration.weight.unwrap_or(WEIGHT),
+            max_conns: registration.max_conns.unwrap_or(MAX_CONNS),
+            heartbeat_mono: now.mono,
+            heartbeat_wall: now.wall,
+            created_wall: now.wall,
+            updated_wall: now.wall,
+            started_mono: now.mono,
+            ..EMPTY
+        };
+        registration.address.write(&mut server);
+        let slot = self.insert(server).ok_or(Error::Full("server"))?;
+        self.say(Happening::Added, slot, events);
+        Ok(Change::of(&self.g.servers[slot as usize]))
+    }
+
+    /// Deregisters a server. Requests on it go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Static`], [`Error::Retired`].
+    pub fn remove(
+        &mut self,
+        space: Option<SpaceRef>,
+        address: &Address,
+        events: &mut Events,
+    ) -> Result<(), Error> {
+        let slot = self.known(space, address)?;
+        if self.g.servers[slot as usize].flags & flag::STATIC != 0 {
+            return Err(Error::Static(address.to_string()));
+        }
+        self.say(Happening::Removed, slot, events);
+        self.erase(slot);
+        Ok(())
+    }
+
+    /// Takes a server's sign of life.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Retired`].
+    pub fn refresh(
+        &mut self,
+        space: Option<SpaceRef>,
+        address: &Address,
+        now: Now,
+        events: &mut Events,
+    ) -> Result<Change, Error> {
+        let slot = self.known(space, address)?;
+        self.hear(slot, now, events);
+        Ok(Change::of(&self.g.servers[slot as usize]))
+    }
+
+    /// Switches a server on or off by hand. Switching on also ends a drain.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Retired`].
+    pub fn toggle(
+        &mut self,
+        space: Option<SpaceRef>,
+        address: &Address,
+        enable: bool,
+        now: Now,
+        events: &mut Events,
+    ) -> Result<Change, Error> {
+        let slot = self.known(space, address)?;
+        let mut s = self.g.servers[slot as usize];
+        let before = s.flags;
+        if enable {
+            s.flags &= !(flag::DISABLED | flag::SILENCED | flag::DRAINING);
+            s.disabled_reason = reason::NONE;
+            s.disabled_wall = 0;
+        } else {
+            s.flags |= flag::DISABLED;
+            if before & flag::DISABLED == 0 {
+                s.disabled_reason = reason::MANUAL;
+                s.disabled_wall = now.wall;
+            }
+        }
+        if s.flags != before {
+            s.updated_wall = now.wall;
+            self.replace(slot, s);
+            self.touch(s.space);
+            self.say(
+                if enable {
+                    Happening::Enabled
+                } else {
+                    Happening::Disabled
+                },
+                slot,
+                events,
+            );
+        }
+        Ok(Change::of(&self.g.servers[slot as usize]))
+    }
+
+    /// Sets a server's weight.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Retired`].
+    pub fn set_weight(
+        &mut self,
+        space: Option<SpaceRef>,
+        address: &Address,
+        weight: u32,
+        now: Now,
+    ) -> Result<Change, Error> {
+        let slot = self.known(space, address)?;
+        let old = self.g.servers[slot as usize];
+        if old.weight != weight {
+            self.replace(
+                slot,
+                Server {
+                    weight,
+                    updated_wall: now.wall,
+                    ..old
+                },
+            );
+            self.touch(old.space);
+        }
+        Ok(Change::of(&self.g.servers[slot as usize]))
+    }
+
+    /// Gives a server no new requests; those on it finish.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Retired`].
+    pub fn drain(
+        &mut self,
+        space: Option<SpaceRef>,
+        address: &Address,
+        now: Now,
+        events: &mut Events,
+    ) -> Result<Change, Error> {
+        let slot = self.known(space, address)?;
+        let old = self.g.servers[slot as usize];
+        if old.flags & flag::DRAINING == 0 {
+            let flags = old.flags | flag::DRAINING;
+            self.replace(
+                slot,
+                Server {
+                    flags,
+                    updated_wall: now.wall,
+                    ..old
+                },
+            );
+            self.touch(old.space);
+            self.say(Happening::Draining, slot, events);
+        }
+        Ok(Change::of(&self.g.servers[slot as usize]))
+    }
+
+    /// Clears a server's statistics and failure marks, never its in-flight count.
+    pub(super) fn reset_one(&mut self, slot: u32) {
+        let t = &mut *self.g;
+        let s = &mut t.servers[slot as usize];
+        s.requests = 0;
+        s.fails = 0;
+        s.fail_marks = 0;
+        s.accessed_mono = 0;
+        s.checked_mono = 0;
+        s.flags &= !flag::RETRY;
+        member::reclassify(t, slot);
+    }
+
+    /// No changes to a zone that a reload has replaced.
+    pub(super) fn writable(&self) -> Result<(), Error> {
+        if self.is_retired() {
+            Err(Error::Retired)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn known(&self, space: Option<SpaceRef>, address: &Address) -> Result<u32, Error> {
+        self.writable()?;
+        space
+            .filter(|space| self.is_current(*space))
+            .and_then(|space| self.find(space.slot, address))
+            .ok_or_else(|| Error::NotFound(address.to_string()))
+    }
+
+    fn hear(&mut self, slot: u32, now: Now, events: &mut Events) {
+        if self.heard_of(slot, now) && self.g.servers[slot as usize].flags & flag::DISABLED == 0 {
+            self.say(Happening::Back, slot, events);
+        }
+    }
+
+    pub(super) fn say(&self, what: Happening, slot: u32, events: &mut Events) {
+        let s = &self.g.servers[slot as usize];
+        debug_assert!(!printed(s).is_empty());
+        events.push(Event::new(what, &self.g.spaces[s.space as usize], s, 0));
+    }
+}

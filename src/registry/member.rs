@@ -1,0 +1,411 @@
+//! Servers as members of a namespace: index, lists, class.
+
+use super::address::Address;
+use super::order::{self, group};
+use super::{Now, Registry, heap, space};
+use crate::shm::{Key, NONE, Server, Tables, class, flag, heap as heap_id};
+
+fn bucket_of(t: &Tables<'_>, server: &Server) -> usize {
+    let name = &server.name[..usize::from(server.name_len)];
+    space::bucket(
+        t.header.secret,
+        &[&server.space.to_ne_bytes(), name],
+        t.server_index.len(),
+    )
+}
+
+/// Enters a server into the hash table.
+pub(super) fn index(t: &mut Tables<'_>, slot: u32) {
+    let bucket = bucket_of(t, &t.servers[slot as usize]);
+    t.servers[slot as usize].hash_next = t.server_index[bucket];
+    t.server_index[bucket] = slot;
+}
+
+fn unindex(t: &mut Tables<'_>, slot: u32) {
+    let bucket = bucket_of(t, &t.servers[slot as usize]);
+    let after = t.servers[slot as usize].hash_next;
+    let mut at = t.server_index[bucket];
+    if at == slot {
+        t.server_index[bucket] = after;
+        return;
+    }
+    while at != NONE {
+        let next = t.servers[at as usize].hash_next;
+        if next == slot {
+            t.servers[at as usize].hash_next = after;
+            return;
+        }
+        at = next;
+    }
+}
+
+/// Appends a server to the members of its namespace.
+pub(super) fn append(t: &mut Tables<'_>, slot: u32) {
+    let s = &mut t.servers[slot as usize];
+    let space = &mut t.spaces[s.space as usize];
+    s.member_prev = space.member_tail;
+    s.member_next = NONE;
+    match space.member_tail {
+        NONE => space.member_head = slot,
+        tail => t.servers[tail as usize].member_next = slot,
+    }
+    space.member_tail = slot;
+    space.members += 1;
+    space.statics += u32::from(t.servers[slot as usize].flags & flag::STATIC != 0);
+}
+
+fn detach(t: &mut Tables<'_>, slot: u32) {
+    let Server {
+        member_prev: prev,
+        member_next: next,
+        space,
+        flags,
+        ..
+    } = t.servers[slot as usize];
+    match prev {
+        NONE => t.spaces[space as usize].member_head = next,
+        prev => t.servers[prev as usize].member_next = next,
+    }
+    match next {
+        NONE => t.spaces[space as usize].member_tail = prev,
+        next => t.servers[next as usize].member_prev = prev,
+    }
+    let space = &mut t.spaces[space as usize];
+    space.members -= 1;
+    space.statics -= u32::from(flags & flag::STATIC != 0);
+}
+
+/// Puts a server into the list of those heard of lately, by its heartbeat.
+///
+/// Almost always at the end. Clocks cached by different workers differ by milliseconds, so a step
+/// or two back may be needed.
+pub(super) fn freshen(t: &mut Tables<'_>, slot: u32) {
+    let Server {
+        heartbeat_mono,
+        space,
+        ..
+    } = t.servers[slot as usize];
+    let mut prev = t.spaces[space as usize].fresh_tail;
+    while prev != NONE && t.servers[prev as usize].heartbeat_mono > heartbeat_mono {
+        prev = t.servers[prev as usize].fresh_prev;
+    }
+    let next = match prev {
+        NONE => std::mem::replace(&mut t.spaces[space as usize].fresh_head, slot),
+        prev => std::mem::replace(&mut t.servers[prev as usize].fresh_next, slot),
+    };
+    match next {
+        NONE => t.spaces[space as usize].fresh_tail = slot,
+        next => t.servers[next as usize].fresh_prev = slot,
+    }
+    let s = &mut t.servers[slot as usize];
+    s.fresh_prev = prev;
+    s.fresh_next = next;
+}
+
+/// Takes a server out of the list of those heard of lately; nothing happens when it is not in.
+pub(super) fn stale(t: &mut Tables<'_>, slot: u32) {
+    let Server {
+        fresh_prev: prev,
+        fresh_next: next,
+        space,
+        ..
+    } = t.servers[slot as usize];
+    if prev == NONE && t.spaces[space as usize].fresh_head != slot {
+        return;
+    }
+    match prev {
+        NONE => t.spaces[space as usize].fresh_head = next,
+        prev => t.servers[prev as usize].fresh_next = next,
+    }
+    match next {
+        NONE => t.spaces[space as usize].fresh_tail = prev,
+        next => t.servers[next as usize].fresh_prev = prev,
+    }
+    let s = &mut t.servers[slot as usize];
+    s.fresh_prev = NONE;
+    s.fresh_next = NONE;
+}
+
+/// The class that a server's fields put it in. `alone`: it is its namespace's only server, which
+/// ignores `max_fails`, as a stock upstream's only server does.
+pub(super) fn classify(s: &Server, alone: bool) -> u8 {
+    let has = |flags: u32| s.flags & flags != 0;
+    if has(flag::DISABLED) {
+        class::DISABLED
+    } else if has(flag::SILENCED | flag::EXPIRED) {
+        class::EXPIRED
+    } else if has(flag::UNHEALTHY) {
+        class::UNHEALTHY
+    } else if has(flag::DRAINING) {
+        class::DRAINING
+    } else if s.weight == 0 {
+        class::WEIGHT_ZERO
+    } else if !alone && s.max_fails > 0 && s.fail_marks >= s.max_fails && !has(flag::RETRY) {
+        class::FAILED
+    } else if s.max_conns > 0 && s.conns >= s.max_conns {
+        class::AT_MAX
+    } else {
+        class::READY
+    }
+}
+
+/// Counts a server into its class and puts it where that class belongs.
+pub(super) fn enter_class(t: &mut Tables<'_>, slot: u32, class: u8) {
+    let s = &mut t.servers[slot as usize];
+    s.class = u32::from(class);
+    let group = group(s);
+    let space = &mut t.spaces[s.space as usize];
+    space.classes[usize::from(class)] += 1;
+    match class {
+        class::READY => {
+            space.ready[group as usize] += 1;
+            order::enter(t, slot);
+        }
+        class::FAILED => {
+            let (key, space) = (retry_key(s), s.space);
+            heap::insert(t, space, heap_id::RETRY, slot, key);
+        }
+        _ => {}
+    }
+}
+
+fn leave_class(t: &mut Tables<'_>, slot: u32) {
+    let s = &t.servers[slot as usize];
+    let (class, group, at) = (s.class as u8, group(s), s.space);
+    let space = &mut t.spaces[at as usize];
+    space.classes[usize::from(class)] -= 1;
+    match class {
+        class::READY => {
+            space.ready[group as usize] -= 1;
+            if space.classes[usize::from(class::READY)] == 0 {
+                space.common_weight = NONE;
+            }
+            order::leave(t, slot);
+        }
+        class::FAILED => heap::remove(t, at, heap_id::RETRY, slot),
+        _ => {}
+    }
+}
+
+/// Moves a server to the class that its fields now put it in; renews its rank when it stays ready.
+#[inline]
+pub(super) fn reclassify(t: &mut Tables<'_>, slot: u32) {
+    let s = &t.servers[slot as usize];
+    let class = classify(s, t.spaces[s.space as usize].members == 1);
+    if u32::from(class) != s.class {
+        leave_class(t, slot);
+        enter_class(t, slot, class);
+    } else if class == class::READY {
+        order::rank(t, slot);
+    } else if class == class::FAILED {
+        // It failed once more while resting: the rest starts again.
+        let (key, space) = (retry_key(s), s.space);
+        heap::update(t, space, heap_id::RETRY, slot, key);
+    }
+}
+
+/// When a failed server may be tried again; as in stock, not before `now - checked > fail_timeout`.
+fn retry_key(s: &Server) -> Key {
+    Key {
+        major: s.checked_mono + u64::from(s.fail_timeout_ms) + 1,
+        minor: s.number,
+    }
+}
+
+impl Registry<'_> {
+    /// The slot of a server.
+    pub(super) fn find(&self, space: u32, address: &Address) -> Option<u32> {
+        let t = &*self.g;
+        let mut probe = EMPTY;
+        probe.space = space;
+        address.write(&mut probe);
+        let mut at = t.server_index[bucket_of(t, &probe)];
+        while let Some(s) = t.servers.get(at as usize) {
+            if s.space == space && s.name_len == probe.name_len && s.name == probe.name {
+                return Some(at);
+            }
+            at = s.hash_next;
+        }
+        None
+    }
+
+    /// Takes a free record and makes it `server`, with a number of its own.
+    pub(super) fn insert(&mut self, server: Server) -> Option<u32> {
+        let t = &mut *self.g;
+        let slot = t.header.free_server;
+        let free = t.servers.get_mut(slot as usize)?;
+        t.header.free_server = free.hash_next;
+        *free = Server {
+            live: 0,
+            generation: free.generation,
+            number: t.header.next_number,
+            conns: 0,
+            unledgered: 0,
+            ..server
+        };
+        t.header.next_number += 1;
+        t.header.high_water = t.header.high_water.max(slot + 1);
+        super::repair::before(|| t.servers[slot as usize].live = 1);
+
+        t.header.servers += 1;
+        index(t, slot);
+        append(t, slot);
+        if server.flags & (flag::STATIC | flag::EXPIRED) == 0 {
+            freshen(t, slot);
+        }
+        let alone = t.spaces[server.space as usize].members == 1;
+        let class = classify(&t.servers[slot as usize], alone);
+        enter_class(t, slot, class);
+        if !alone {
+            self.company_changed(server.space);
+        }
+        self.touch(server.space);
+        Some(slot)
+    }
+
+    /// Frees a server's record. Requests on it go on; their release finds the generation changed.
+    pub(super) fn erase(&mut self, slot: u32) {
+        let t = &mut *self.g;
+        let space = t.servers[slot as usize].space;
+        super::repair::before(|| t.servers[slot as usize].live = 0);
+        leave_class(t, slot);
+        stale(t, slot);
+        detach(t, slot);
+        unindex(t, slot);
+        let free = t.header.free_server;
+        let s = &mut t.servers[slot as usize];
+        s.generation = s.generation.wrapping_add(1);
+        s.hash_next = free;
+        t.header.free_server = slot;
+        t.header.servers -= 1;
+        self.touch(space);
+        self.company_changed(space);
+        self.drop_if_unused(space);
+    }
+
+    /// Replaces the fields of a record in one go: cut short, the change is finished by the repair.
+    pub(super) fn replace(&mut self, slot: u32, new: Server) {
+        let t = &mut *self.g;
+        t.header.journal = new;
+        super::repair::before(|| t.header.journal_target = slot);
+        t.servers[slot as usize] = new;
+        super::repair::before(|| t.header.journal_target = crate::shm::JOURNAL_EMPTY);
+        reclassify(t, slot);
+    }
+
+    /// As [`Registry::replace`] for a change that may move the server between lists: from the
+    /// registered to the static ones, from the primaries to the backups.
+    pub(super) fn adopt(&mut self, slot: u32, new: Server) {
+        let t = &mut *self.g;
+        leave_class(t, slot);
+        stale(t, slot);
+        let space = new.space as usize;
+        t.spaces[space].statics -= u32::from(t.servers[slot as usize].flags & flag::STATIC != 0);
+        t.spaces[space].statics += u32::from(new.flags & flag::STATIC != 0);
+        let new = Server {
+            fresh_prev: NONE,
+            fresh_next: NONE,
+            ..new
+        };
+        t.header.journal = new;
+        super::repair::before(|| t.header.journal_target = slot);
+        t.servers[slot as usize] = new;
+        super::repair::before(|| t.header.journal_target = crate::shm::JOURNAL_EMPTY);
+        if new.flags & (flag::STATIC | flag::EXPIRED) == 0 {
+            freshen(t, slot);
+        }
+        let class = classify(&t.servers[slot as usize], t.spaces[space].members == 1);
+        enter_class(t, slot, class);
+        self.touch(new.space);
+    }
+
+    /// A namespace's only server ignores `max_fails`: who is alone is looked at anew when servers
+    /// come or go.
+    fn company_changed(&mut self, space: u32) {
+        let s = &self.g.spaces[space as usize];
+        if s.members <= 2 {
+            let (head, tail, members) = (s.member_head, s.member_tail, s.members);
+            if members > 0 {
+                reclassify(&mut self.g, head);
+            }
+            if members > 1 {
+                reclassify(&mut self.g, tail);
+            }
+        }
+    }
+
+    /// A sign of life: moves the server to the end of the fresh ones and ends what silence did.
+    /// True when it had been known as expired.
+    pub(super) fn heard_of(&mut self, slot: u32, now: Now) -> bool {
+        let t = &mut *self.g;
+        let s = &mut t.servers[slot as usize];
+        s.heartbeat_wall = now.wall;
+        s.heartbeat_mono = now.mono;
+        if s.flags & flag::STATIC != 0 {
+            return false;
+        }
+        let silent = flag::EXPIRED | flag::SILENCED;
+        let was_silent = s.flags & silent != 0;
+        if was_silent {
+            if s.flags & flag::SILENCED != 0 && s.flags & flag::DISABLED == 0 {
+                s.disabled_reason = crate::shm::reason::NONE;
+                s.disabled_wall = 0;
+                s.updated_wall = now.wall;
+            }
+            s.flags &= !silent;
+        }
+        stale(t, slot);
+        freshen(t, slot);
+        if was_silent {
+            reclassify(t, slot);
+            let space = self.g.servers[slot as usize].space;
+            self.touch(space);
+        }
+        was_silent
+    }
+}
+
+/// A record with nothing in it.
+pub(super) const EMPTY: Server = Server {
+    live: 0,
+    generation: 0,
+    number: 0,
+    flags: 0,
+    class: class::READY as u32,
+    conns: 0,
+    unledgered: 0,
+    weight: 1,
+    max_conns: 0,
+    heartbeat_mono: 0,
+    space: NONE,
+    fail_marks: 0,
+    turn: [0; 2],
+    requests: 0,
+    fails: 0,
+    accessed_mono: 0,
+    checked_mono: 0,
+    max_fails: 1,
+    fail_timeout_ms: 10_000,
+    hash_next: NONE,
+    member_prev: NONE,
+    member_next: NONE,
+    fresh_prev: NONE,
+    fresh_next: NONE,
+    family: 0,
+    name_len: 0,
+    port: 0,
+    ip: [0; 16],
+    name: [0; crate::shm::NAME_MAX],
+    disabled_reason: 0,
+    heartbeat_wall: 0,
+    created_wall: 0,
+    updated_wall: 0,
+    disabled_wall: 0,
+    slow_start_ms: 0,
+    started_mono: 0,
+    bytes: [0; 2],
+    responses: [0; 5],
+    route: [0; 32],
+    label: [0; 32],
+    health_path: [0; 48],
+};

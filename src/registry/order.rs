@@ -1,0 +1,274 @@
+//! The orders in which ready servers stand, and how a policy reads them.
+//!
+//! Each server has a *turn* in each order: a virtual time that moves by `STRIDE / weight` with each
+//! request it gets (start-time fair queueing, Goyal, Vin and Cheng 1996). Among servers of equal
+//! load the one with the earliest turn is next, so ties go round, by weight. A server that was away
+//! rejoins at the namespace's virtual time: it is not owed the turns that it missed.
+
+use std::collections::BinaryHeap;
+
+use super::Registry;
+use super::heap;
+use crate::shm::{Key, NONE, Server, Space, Tables, class, flag};
+
+/// One turn of a server of weight 1. Divided by the largest weight there are still eight bits left,
+/// and 2^38 requests to a lone server of weight 1 fit below [`TURN_LIMIT`].
+const STRIDE: u64 = 1 << 24;
+
+/// When virtual time comes here everything starts again from 0.
+const TURN_LIMIT: u64 = 1 << 62;
+
+/// How ready servers are ordered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Least requests for its weight first, then by turn.
+    Load,
+    /// By turn alone.
+    Turn,
+}
+
+/// Who is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// Servers that are no backups.
+    Primary,
+    /// Backups, when no primary is eligible.
+    Backup,
+}
+
+/// Both orders.
+pub(super) const ORDERS: [Order; 2] = [Order::Load, Order::Turn];
+
+impl Order {
+    pub(super) const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
+    const fn heap(self, group: Group) -> usize {
+        self as usize * 2 + group as usize
+    }
+
+    fn key(self, s: &Server) -> Key {
+        match self {
+            Order::Load => Key {
+                major: load(s),
+                minor: s.turn[0],
+            },
+            Order::Turn => Key {
+                major: s.turn[1],
+                minor: s.number,
+            },
+        }
+    }
+}
+
+/// Requests for each unit of weight, in units of 2^-32: exact, because two fractions with
+/// denominators up to [`super::WEIGHT_MAX`] differ by more than one unit.
+fn load(s: &Server) -> u64 {
+    (u64::from(s.conns) << 32) / u64::from(s.weight.max(1))
+}
+
+/// The group of a server.
+pub(super) fn group(s: &Server) -> Group {
+    if s.flags & flag::BACKUP == 0 {
+        Group::Primary
+    } else {
+        Group::Backup
+    }
+}
+
+/// Puts a server that has become ready into the orders that its namespace keeps.
+pub(super) fn enter(t: &mut Tables<'_>, server: u32) {
+    let s = &t.servers[server as usize];
+    let (space, group, weight) = (s.space, group(s), s.weight);
+    let common = &mut t.spaces[space as usize].common_weight;
+    *common = if *common == NONE || *common == weight {
+        weight
+    } else {
+        0
+    };
+    for order in ORDERS {
+        if t.spaces[space as usize].orders & order.bit() != 0 {
+            enter_one(t, space, server, order, group);
+        }
+    }
+}
+
+fn enter_one(t: &mut Tables<'_>, space: u32, server: u32, order: Order, group: Group) {
+    let Space {
+        turn,
+        common_weight,
+        ..
+    } = t.spaces[space as usize];
+    let now = turn[order.heap(group)];
+    let s = &mut t.servers[server as usize];
+    let turn = &mut s.turn[order as usize];
+    *turn = (*turn).max(now + phase(s.number, s.weight, common_weight != 0));
+    let key = order.key(s);
+    heap::insert(t, space, order.heap(group), server, key);
+}
+
+/// How far into its first stride a server starts. Equal servers start close together, in the order
+/// of their numbers. Where weights differ, starts are spread by the golden ratio: light servers that all
+/// started together would come one after the other, and leave the heavy ones a long run.
+fn phase(number: u64, weight: u32, alike: bool) -> u64 {
+    let stride = STRIDE / u64::from(weight.max(1));
+    if alike {
+        return stride / 2 + ((stride * (number & 0xffff)) >> 17);
+    }
+    let fraction = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    (stride * fraction) >> 24
+}
+
+/// Takes a server out of the orders.
+pub(super) fn leave(t: &mut Tables<'_>, server: u32) {
+    let s = &t.servers[server as usize];
+    let (space, group) = (s.space, group(s));
+    for order in ORDERS {
+        heap::remove(t, space, order.heap(group), server);
+    }
+}
+
+/// Moves a server to where its load and turn now put it.
+#[inline]
+pub(super) fn rank(t: &mut Tables<'_>, server: u32) {
+    let s = &t.servers[server as usize];
+    let (space, group) = (s.space, group(s));
+    for order in ORDERS {
+        if t.spaces[space as usize].orders & order.bit() != 0 {
+            let key = order.key(&t.servers[server as usize]);
+            heap::update(t, space, order.heap(group), server, key);
+        }
+    }
+}
+
+/// Charges a turn for a request given to `server`. Its rank is the caller's to renew.
+#[inline]
+pub(super) fn charge(t: &mut Tables<'_>, server: u32) {
+    let s = &mut t.servers[server as usize];
+    let group = group(s);
+    let space = &mut t.spaces[s.space as usize];
+    let stride = STRIDE / u64::from(s.weight.max(1));
+    for order in ORDERS {
+        if space.orders & order.bit() != 0 {
+            let now = &mut space.turn[order.heap(group)];
+            let start = s.turn[order as usize].max(*now);
+            *now = start;
+            s.turn[order as usize] = start + stride;
+        }
+    }
+}
+
+/// The ready servers of one group of a namespace, as a policy sees them.
+pub struct Ready<'a> {
+    pub(super) t: &'a Tables<'a>,
+    pub(super) space: u32,
+    pub(super) group: Group,
+    /// Numbers of the servers already tried for this request, in rising order.
+    pub(super) tried: &'a [u64],
+}
+
+impl Ready<'_> {
+    /// How many there are, the tried ones included.
+    pub fn len(&self) -> usize {
+        self.t.spaces[self.space as usize].ready[self.group as usize] as usize
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first of an order that has not been tried.
+    ///
+    /// Costs as many steps as tried servers stand before it.
+    #[inline]
+    pub fn first(&self, order: Order) -> Option<u32> {
+        let entries = heap::entries(self.t, self.space, order.heap(self.group));
+        let root = entries.first()?.server;
+        if self.untried(root) {
+            return Some(root);
+        }
+        self.next_best(order)
+    }
+
+    fn untried(&self, server: u32) -> bool {
+        self.tried.is_empty()
+            || self
+                .tried
+                .binary_search(&self.t.servers[server as usize].number)
+                .is_err()
+    }
+
+    /// Looks at a heap's entries from the least up, past those that have been tried.
+    #[cold]
+    fn next_best(&self, order: Order) -> Option<u32> {
+        let entries = heap::entries(self.t, self.space, order.heap(self.group));
+        let mut open = BinaryHeap::from([std::cmp::Reverse((entries.first()?.key, 0))]);
+        while let Some(std::cmp::Reverse((_, at))) = open.pop() {
+            if self.untried(entries[at].server) {
+                return Some(entries[at].server);
+            }
+            let children = at * 4 + 1..(at * 4 + 5).min(entries.len());
+            open.extend(children.map(|c| std::cmp::Reverse((entries[c].key, c))));
+        }
+        None
+    }
+}
+
+impl Registry<'_> {
+    /// Keeps the ready servers of a namespace in `order` from now on.
+    pub(super) fn keep_order(&mut self, space: u32, order: Order) {
+        let s = &mut self.g.spaces[space as usize];
+        if s.orders & order.bit() != 0 {
+            return;
+        }
+        s.orders |= order.bit();
+        let mut next = s.member_head;
+        while let Some(server) = self.g.servers.get(next as usize) {
+            let (at, after) = (next, server.member_next);
+            if server.class == u32::from(class::READY) {
+                let group = group(server);
+                enter_one(&mut self.g, space, at, order, group);
+            }
+            next = after;
+        }
+    }
+
+    /// Starts virtual time again from 0 before it could overflow.
+    pub(super) fn rewind(&mut self, space: u32) {
+        if self.g.spaces[space as usize]
+            .turn
+            .iter()
+            .all(|turn| *turn < TURN_LIMIT)
+        {
+            return;
+        }
+        let mut next = self.g.spaces[space as usize].member_head;
+        while let Some(server) = self.g.servers.get(next as usize) {
+            let (at, after, ready) = (
+                next,
+                server.member_next,
+                server.class == u32::from(class::READY),
+            );
+            if ready {
+                leave(&mut self.g, at);
+            }
+            self.g.servers[at as usize].turn = [0; 2];
+            next = after;
+        }
+        self.g.spaces[space as usize].turn = [0; 4];
+        let mut next = self.g.spaces[space as usize].member_head;
+        while let Some(server) = self.g.servers.get(next as usize) {
+            let (at, after, ready) = (
+                next,
+                server.member_next,
+                server.class == u32::from(class::READY),
+            );
+            if ready {
+                enter(&mut self.g, at);
+            }
+            next = after;
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What a new configuration brings: its namespaces, its `server` lines, and the servers of the zone
+//! that it replaces.
+
+use super::address::Address;
+use super::life::is_enabled;
+use super::member::EMPTY;
+use super::space::{SpaceName, name_of};
+use super::{Error, Events, Happening, Now, Registry};
+use crate::shm::{Server, Tables, flag, reason};
+
+/// A `server` line.
+#[derive(Clone, Debug)]
+pub struct StaticServer {
+    /// Where it listens.
+    pub address: Address,
+    /// 1 to [`super::WEIGHT_MAX`].
+    pub weight: u32,
+    /// 0: no limit.
+    pub max_conns: u32,
+    /// 0: never taken out.
+    pub max_fails: u32,
+    /// Milliseconds.
+    pub fail_timeout_ms: u32,
+    /// Only used when no other is eligible.
+    pub backup: bool,
+    /// Switched off.
+    pub down: bool,
+}
+
+impl Registry<'_> {
+    /// Takes over from the zone that this one replaces: its servers, as they are, without the
+    /// requests on them, which end where they began.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`] when this zone is smaller and not all have room; those that have are here.
+    pub fn succeed(&mut self, old: &mut Registry<'_>) -> Result<(), Error> {
+        let mut full = None;
+        let mut order: Vec<u32> = (0..old.g.header.high_water)
+            .filter(|slot| old.g.servers[*slot as usize].live != 0)
+            .collect();
+        order.sort_unstable_by_key(|slot| old.g.servers[*slot as usize].number);
+        for slot in order {
+            let s = old.g.servers[slot as usize];
+            let t: &Tables<'_> = &old.g;
+            let name = name_of(&t.spaces[s.space as usize]);
+            let Some(name) = SpaceName::new(name.as_bytes()) else {
+                continue;
+            };
+            match self.make_space(name) {
+                Ok(space) => {
+                    if self
+                        .insert(Server {
+                            space: space.slot,
+                            ..s
+                        })
+                        .is_none()
+                    {
+                        full = Some(Error::Full("server"));
+                    }
+                }
+                Err(e) => full = Some(e),
+            }
+        }
+        self.drop_unused_spaces();
+        full.map_or(Ok(()), Err)
+    }
+
+    /// Makes the zone agree with a new configuration: `spaces` are the namespaces that it names,
+    /// `servers` its `server` lines. What it no longer names goes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`]; what has room is done.
+    pub fn configure(
+        &mut self,
+        spaces: &[SpaceName<'_>],
+        servers: &[(SpaceName<'_>, StaticServer)],
+        now: Now,
+        events: &mut Events,
+    ) -> Result<(), Error> {
+        let mut full = None;
+        self.unconfigure_spaces();
+        for name in spaces {
+            if let Err(e) = self.configure_space(*name) {
+                full = Some(e);
+            }
+        }
+        for s in &mut self.g.servers[..] {
+            s.flags &= !flag::SEEN;
+        }
+        for (name, line) in servers {
+            if let Err(e) = self.configure_server(*name, line, now) {
+                full = Some(e);
+            }
+        }
+        for slot in 0..self.g.header.high_water {
+            let s = &self.g.servers[slot as usize];
+            if s.live != 0 && s.flags & (flag::STATIC | flag::SEEN) == flag::STATIC {
+                self.say(Happening::Removed, slot, events);
+                self.erase(slot);
+            }
+        }
+        self.drop_unused_spaces();
+        full.map_or(Ok(()), Err)
+    }
+
+    fn configure_server(
+        &mut self,
+        name: SpaceName<'_>,
+        line: &StaticServer,
+        now: Now,
+    ) -> Result<(), Error> {
+        let space = self.make_space(name)?;
+        let known = self.find(space.slot, &line.address);
+        let mut s = match known {
+            Some(slot) => self.g.servers[slot as usize],
+            None => Server {
+                space: space.slot,
+                created_wall: now.wall,
+                updated_wall: now.wall,
+                started_mono: now.mono,
+                ..EMPTY
+            },
+        };
+        // Several upstreams may list the same server: the first line counts.
+        if s.flags & flag::SEEN != 0 {
+            return Ok(());
+        }
+        let was_down = s.flags & flag::CONFIGURED_DOWN != 0;
+        s.flags &= !(flag::BACKUP | flag::EXPIRED | flag::SILENCED | flag::CONFIGURED_DOWN);
+        s.flags |= flag::STATIC | flag::SEEN;
+        if line.backup {
+            s.flags |= flag::BACKUP;
+        }
+        // `down` is applied when the line changes, not at each reload: what was switched by hand in
+        // between stays so.
+        if line.down {
+            s.flags |= flag::CONFIGURED_DOWN;
+            if !was_down {
+                s.flags |= flag::DISABLED;
+                s.disabled_reason = reason::CONFIGURED;
+                s.disabled_wall = now.wall;
+            }
+        } else if was_down && s.disabled_reason == reason::CONFIGURED {
+            s.flags &= !flag::DISABLED;
+        }
+        if is_enabled(&s) {
+            s.disabled_reason = reason::NONE;
+            s.disabled_wall = 0;
+        }
+        s.weight = line.weight;
+        s.max_conns = line.max_conns;
+        s.max_fails = line.max_fails;
+        s.fail_timeout_ms = line.fail_timeout_ms;
+        s.heartbeat_mono = now.mono;
+        s.heartbeat_wall = now.wall;
+        line.address.write(&mut s);
+        match known {
+            Some(slot) => self.adopt(slot, s),
+            None => self.insert(s).map(drop).ok_or(Error::Full("server"))?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! The cleanup: what silence leads to in the end.
+//!
+//! It walks the servers in slices, so that the lock is held for a few microseconds at a time.
+
+use super::life::OnExpire;
+use super::space::SpaceRef;
+use super::{Event, Events, Happening, Now, Registry, Rules};
+use crate::shm::{Server, flag, reason};
+
+/// A walk through the servers of one namespace or of all, and what it found and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    only: Option<SpaceRef>,
+    next: u32,
+    /// It is through.
+    pub done: bool,
+    /// Servers silent for longer than the TTL and not switched off by hand.
+    pub expired: u64,
+    /// Of these, switched off now.
+    pub disabled: u64,
+    /// Of these, forgotten.
+    pub removed: u64,
+}
+
+impl Sweep {
+    /// Through one namespace.
+    pub fn of(space: SpaceRef) -> Self {
+        Self {
+            only: Some(space),
+            ..Self::default()
+        }
+    }
+}
+
+impl Registry<'_> {
+    /// Looks at up to `slots` servers more.
+    pub fn sweep(
+        &mut self,
+        sweep: &mut Sweep,
+        slots: u32,
+        rules: &Rules,
+        now: Now,
+        events: &mut Events,
+    ) {
+        let gone = sweep.only.is_some_and(|space| !self.is_current(space));
+        if gone || self.is_retired() {
+            sweep.done = true;
+            return;
+        }
+        let high = self.g.header.high_water;
+        let end = high.min(sweep.next.saturating_add(slots));
+        for slot in sweep.next..end {
+            let s = &self.g.servers[slot as usize];
+            let wanted = sweep.only.is_none_or(|space| s.space == space.slot);
+            if s.live != 0 && wanted && rules.silent(s, now) {
+                self.sweep_one(slot, sweep, rules, now, events);
+            }
+        }
+        sweep.next = end;
+        sweep.done = end >= high;
+    }
+
+    fn sweep_one(
+        &mut self,
+        slot: u32,
+        sweep: &mut Sweep,
+        rules: &Rules,
+        now: Now,
+        events: &mut Events,
+    ) {
+        if self.g.servers[slot as usize].flags & flag::EXPIRED == 0 {
+            self.expire(slot, now, events);
+        }
+        let s = self.g.servers[slot as usize];
+        // One switched off by hand waits for the hand that switches it on.
+        if s.flags & flag::DISABLED != 0 {
+            return;
+        }
+        sweep.expired += 1;
+        let silent = now.mono.saturating_sub(s.heartbeat_mono);
+        let forget = rules.on_expire == OnExpire::Remove
+            || (rules.remove_after > 0 && silent > rules.remove_after);
+        if forget {
+            let space = &self.g.spaces[s.space as usize];
+            events.push(Event::new(Happening::Forgotten, space, &s, silent));
+            self.erase(slot);
+            sweep.removed += 1;
+        } else if s.flags & flag::SILENCED == 0 {
+            let flags = s.flags | flag::SILENCED;
+            let disabled_reason = reason::HEARTBEAT_TIMEOUT;
+            let (disabled_wall, updated_wall) = (now.wall, now.wall);
+            self.replace(
+                slot,
+                Server {
+                    flags,
+                    disabled_reason,
+                    disabled_wall,
+                    updated_wall,
+                    ..s
+                },
+            );
+            sweep.disabled += 1;
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Rules of a server's life, each as a sentence; crashes; and random histories against a model.
+
+mod crash;
+mod life;
+mod model;
+mod requests;
+
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::balance::{LeastConn, Policy, RoundRobin};
+use crate::shm::Zone;
+use crate::shm::testing::zone;
+
+const RULES: Rules = Rules {
+    ttl: 30_000,
+    on_expire: OnExpire::Disable,
+    remove_after: 0,
+    on_duplicate: OnDuplicate::Refresh,
+};
+
+/// A registry with one namespace, a worker, and a clock.
+struct Bench {
+    zone: &'static Zone,
+    worker: Worker,
+    rules: Rules,
+    now: Now,
+    events: Events,
+}
+
+fn space() -> SpaceName<'static> {
+    SpaceName::new(b"backend").unwrap()
+}
+
+fn address(n: u16) -> Address {
+    Address::Inet(Ipv4Addr::new(10, 0, 0, 1).into(), n)
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::sized(1 << 20)
+    }
+
+    fn sized(size: usize) -> Self {
+        let zone = zone(size);
+        let worker = Registry::lock(zone).unwrap().join(1);
+        Self {
+            zone,
+            worker,
+            rules: RULES,
+            now: Now {
+                mono: 1_000_000,
+                wall: 1_700_000_000_000,
+            },
+            events: Events::default(),
+        }
+    }
+
+    fn registry(&self) -> Registry<'static> {
+        Registry::lock(self.zone).unwrap()
+    }
+
+    fn passes(&mut self, ms: u64) {
+        self.now.mono += ms;
+        self.now.wall += ms;
+    }
+
+    fn found(&self) -> Option<SpaceRef> {
+        self.registry().find_space(space())
+    }
+
+    fn add_with(
+        &mut self,
+        n: u16,
+        weight: Option<u32>,
+        max_conns: Option<u32>,
+    ) -> Result<Change, Error> {
+        let registration = Registration {
+            address: address(n),
+            weight,
+            max_conns,
+        };
+        self.registry().add(
+            space(),
+            &registration,
+            &self.rules,
+            self.now,
+            &mut self.events,
+        )
+    }
+
+    fn add(&mut self, n: u16) {
+        self.add_with(n, None, None).unwrap();
+    }
+
+    fn refresh(&mut self, n: u16) -> Result<Change, Error> {
+        let found = self.found();
+        self.registry()
+            .refresh(found, &address(n), self.now, &mut self.events)
+    }
+
+    fn toggle(&mut self, n: u16, enable: bool) {
+        let found = self.found();
+        self.registry()
+            .toggle(found, &address(n), enable, self.now, &mut self.events)
+            .unwrap();
+    }
+
+    fn remove(&mut self, n: u16) -> Result<(), Error> {
+        let found = self.found();
+        self.registry().remove(found, &address(n), &mut self.events)
+    }
+
+    fn sweep(&mut self) -> Sweep {
+        let mut sweep = Sweep::default();
+        while !sweep.done {
+            self.registry()
+                .sweep(&mut sweep, 3, &self.rules, self.now, &mut self.events);
+        }
+        sweep
+    }
+
+    fn take_by(&mut self, policy: &dyn Policy, tried: &[u64]) -> Result<(Flight, u16), Nobody> {
+        let Some(space) = self.found() else {
+            return Err(Nobody {
+                no_namespace: true,
+                ..Nobody::default()
+            });
+        };
+        let choice = Choice {
+            space,
+            policy,
+            tried,
+            again: None,
+        };
+        let mut target = Target::NONE;
+        let (flight, _) = Registry::lock(self.zone).unwrap().take(
+            &mut self.worker,
+            &choice,
+            &self.rules,
+            self.now,
+            &mut target,
+            &mut self.events,
+        )?;
+        Ok((flight, target.port))
+    }
+
+    fn take(&mut self) -> Result<(Flight, u16), Nobody> {
+        self.take_by(&LeastConn, &[])
+    }
+
+    /// The port that one request goes to, which ends at once.
+    fn serve(&mut self) -> Option<u16> {
+        let (flight, port) = self.take().ok()?;
+        self.release(flight, Verdict::Fine);
+        Some(port)
+    }
+
+    fn release(&mut self, flight: Flight, verdict: Verdict) -> Released {
+        Registry::lock(self.zone)
+            .unwrap()
+            .release(&mut self.worker, flight, verdict, self.now)
+    }
+
+    fn views(&self) -> Vec<ServerView> {
+        let mut views = Vec::new();
+        let Some(found) = self.found() else {
+            return views;
+        };
+        let mut cursor = Cursor::START;
+        while !cursor.done {
+            self.registry()
+                .read(found, &mut cursor, 2, &self.rules, self.now, &mut views);
+        }
+        views
+    }
+
+    fn view(&self, n: u16) -> ServerView {
+        self.views().into_iter().find(|v| v.port == n).unwrap()
+    }
+
+    fn health(&self) -> Health {
+        let mut health = Health::default();
+        let Some(found) = self.found() else {
+            return health;
+        };
+        let mut cursor = Cursor::START;
+        while !cursor.done {
+            self.registry()
+                .count(found, &mut cursor, 2, &self.rules, self.now, &mut health);
+        }
+        health
+    }
+
+    fn happened(&mut self) -> Vec<(Happening, String)> {
+        self.events
+            .drain()
+            .map(|e| (e.what, e.server().to_owned()))
+            .collect()
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        if let Err(e) = self.registry().check() {
+            panic!("{e}");
+        }
+    }
+}

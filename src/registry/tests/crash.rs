@@ -1,0 +1,220 @@
+use super::*;
+use crate::shm::testing::dies_after;
+
+#[test]
+fn what_a_killed_worker_carried_is_taken_back() {
+    let mut b = Bench::new();
+    b.add(1);
+    b.add(2);
+    let (mine, _) = b.take().unwrap();
+    dies_after(|| {
+        let mut other = Bench {
+            worker: b.registry().join(2),
+            zone: b.zone,
+            rules: RULES,
+            now: b.now,
+            events: Events::default(),
+        };
+        for _ in 0..7 {
+            other.take().unwrap();
+        }
+    });
+    assert_eq!(b.views().iter().map(|v| v.connections).sum::<u32>(), 8);
+    assert_eq!(b.registry().reap(), 1);
+    assert_eq!(b.views().iter().map(|v| v.connections).sum::<u32>(), 1);
+    b.check();
+    b.release(mine, Verdict::Fine);
+    assert!(b.views().iter().all(|v| v.connections == 0));
+    assert_eq!(b.registry().reap(), 0, "and only once");
+    b.check();
+}
+
+#[test]
+fn a_worker_that_starts_takes_back_what_dead_ones_carried() {
+    let mut b = Bench::new();
+    b.add(1);
+    dies_after(|| {
+        b.worker = b.registry().join(2);
+        b.take().unwrap();
+    });
+    assert_eq!(b.view(1).connections, 1);
+    let _new = b.registry().join(3);
+    assert_eq!(b.view(1).connections, 0);
+    b.check();
+}
+
+#[test]
+fn a_worker_killed_with_the_lock_leaves_a_whole_zone() {
+    let mut b = Bench::new();
+    for n in 1..=20 {
+        b.add(n);
+    }
+    let flights: Vec<_> = (0..50).map(|_| b.take().unwrap().0).collect();
+    dies_after(|| {
+        let mut registry = b.registry();
+        // What is derived is in any state when a change is cut short.
+        let g = &mut registry.g;
+        g.header.free_server = 7;
+        g.header.heap_used = 3;
+        g.space_index.fill(12);
+        g.server_index.fill(3);
+        for s in g.servers.iter_mut() {
+            (s.conns, s.class, s.hash_next, s.member_next) = (99, 5, 4, 4);
+            (s.fresh_next, s.turn) = (9, [u64::MAX; 2]);
+        }
+        g.spaces[0].heaps = Default::default();
+        g.spaces[0].classes = [7; 8];
+        std::mem::forget(registry);
+    });
+    b.check();
+    assert_eq!(b.views().len(), 20);
+    assert_eq!(b.views().iter().map(|v| v.connections).sum::<u32>(), 50);
+    for flight in flights {
+        b.release(flight, Verdict::Fine);
+    }
+    assert!(b.views().iter().all(|v| v.connections == 0));
+    b.check();
+}
+
+#[test]
+fn a_change_of_several_fields_is_finished_by_the_next_holder() {
+    let mut b = Bench::new();
+    b.add_with(1, Some(1), Some(1)).unwrap();
+    dies_after(|| {
+        let mut registry = b.registry();
+        let g = &mut registry.g;
+        let slot = g.spaces[0].member_head;
+        g.header.journal = g.servers[slot as usize];
+        (g.header.journal.weight, g.header.journal.max_conns) = (9, 99);
+        g.header.journal_target = slot;
+        g.servers[slot as usize].weight = 9;
+        std::mem::forget(registry);
+    });
+    let v = b.view(1);
+    assert_eq!((v.weight, v.max_conns), (9, 99));
+    b.check();
+}
+
+#[test]
+fn a_server_half_added_is_not_there() {
+    let mut b = Bench::new();
+    b.add(1);
+    dies_after(|| {
+        let mut registry = b.registry();
+        let g = &mut registry.g;
+        let slot = g.header.free_server as usize;
+        g.header.free_server = g.servers[slot].hash_next;
+        g.servers[slot].weight = 3;
+        std::mem::forget(registry);
+    });
+    b.check();
+    assert_eq!(b.views().len(), 1);
+    b.add(2);
+    b.check();
+}
+
+#[test]
+fn a_panic_with_the_lock_is_repaired_too() {
+    let mut b = Bench::new();
+    b.add(1);
+    let zone = b.zone;
+    let panicked = std::panic::catch_unwind(|| {
+        let mut registry = Registry::lock(zone).unwrap();
+        registry.g.spaces[0].member_head = 77;
+        panic!("on purpose");
+    });
+    assert!(panicked.is_err());
+    b.check();
+    assert_eq!(b.serve(), Some(1));
+}
+
+#[test]
+fn counts_outside_the_ledger_are_stated_again_after_a_death() {
+    let mut b = Bench::sized(128 * 1024);
+    let servers = b.zone.layout().servers as u16;
+    for n in 1..=servers {
+        b.add_with(n, None, Some(0)).unwrap();
+    }
+    // This worker and another fill the ledger, and both have requests outside it.
+    let mut flights: Vec<_> = (0..servers).map(|_| b.take().unwrap().0).collect();
+    dies_after(|| {
+        b.worker = b.registry().join(2);
+        for _ in 0..servers {
+            b.take().unwrap();
+        }
+        b.worker = b.registry().join(3);
+        for _ in 0..servers {
+            b.take().unwrap();
+        }
+    });
+    let mut filler = b.registry().join(4);
+    std::mem::swap(&mut b.worker, &mut filler);
+    let outside: Vec<_> = (0..servers).map(|_| b.take().unwrap().0).collect();
+    std::mem::swap(&mut b.worker, &mut filler);
+    flights.push(b.take().unwrap().0);
+    b.registry().reap();
+    flights.push(b.take().unwrap().0);
+    b.check();
+    std::mem::swap(&mut b.worker, &mut filler);
+    for flight in outside {
+        b.release(flight, Verdict::Fine);
+    }
+    std::mem::swap(&mut b.worker, &mut filler);
+    for flight in flights {
+        b.release(flight, Verdict::Fine);
+    }
+    assert!(b.views().iter().all(|v| v.connections == 0));
+    b.check();
+}
+
+#[test]
+fn one_worker_leads_and_another_follows_when_it_dies_or_leaves() {
+    let mut b = Bench::new();
+    let second = b.registry().join(2);
+    assert!(b.registry().elect(&b.worker));
+    assert!(!b.registry().elect(&second));
+    assert!(b.registry().elect(&b.worker), "it stays elected");
+    assert_eq!(b.registry().leader_pid(), Some(1));
+    b.registry().resign(&b.worker);
+    assert!(
+        !b.registry().elect(&b.worker),
+        "who resigned stands no more"
+    );
+    assert!(b.registry().elect(&second));
+    b.registry().leave(second);
+    dies_after(|| {
+        b.worker = b.registry().join(3);
+        assert!(b.registry().elect(&b.worker));
+    });
+    let third = b.registry().join(4);
+    assert!(b.registry().elect(&third));
+    b.check();
+}
+
+#[test]
+fn a_worker_of_a_newer_configuration_takes_the_lead() {
+    let b = Bench::new();
+    assert!(b.registry().elect(&b.worker));
+    b.registry().next_cycle();
+    let newer = b.registry().join(2);
+    assert!(b.registry().elect(&newer));
+    assert!(!b.registry().elect(&b.worker));
+}
+
+#[test]
+fn without_a_free_slot_a_worker_still_counts() {
+    let mut b = Bench::new();
+    b.add(1);
+    let slots = b.zone.layout().workers;
+    let others: Vec<_> = (1..slots).map(|_| b.registry().join(2)).collect();
+    let mut without = b.registry().join(3);
+    assert_eq!(without.incarnation(), 0);
+    std::mem::swap(&mut b.worker, &mut without);
+    let (flight, _) = b.take().unwrap();
+    assert_eq!(b.view(1).connections, 1);
+    b.check();
+    b.release(flight, Verdict::Fine);
+    assert_eq!(b.view(1).connections, 0);
+    drop(others);
+    b.check();
+}

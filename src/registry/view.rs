@@ -1,0 +1,267 @@
+//! What a reader sees: copies of servers, taken a slice at a time.
+
+use super::address::{Address, printed};
+use super::life::is_enabled;
+use super::space::{SpaceRef, name_of};
+use super::{Now, Registry, Rules};
+use crate::shm::{NONE, Server, class, flag, reason};
+
+/// A server's state in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Takes requests, or would if it had not `max_conns` of them.
+    Up,
+    /// Takes no new ones.
+    Draining,
+    /// Switched off.
+    Down,
+    /// Failed its checks, or `max_fails` requests.
+    Unhealthy,
+    /// Silent.
+    Expired,
+}
+
+impl State {
+    /// As the API writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Up => "up",
+            State::Draining => "draining",
+            State::Down => "down",
+            State::Unhealthy => "unhealthy",
+            State::Expired => "expired",
+        }
+    }
+}
+
+/// A server as it was at one moment. Times in milliseconds since the epoch, 0 for never.
+#[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "each is the field of that name in the API's table"
+)]
+pub struct ServerView {
+    pub addr: String,
+    pub host: String,
+    pub port: u16,
+    pub connections: u32,
+    pub weight: u32,
+    pub max_conns: u32,
+    pub enabled: bool,
+    pub is_active: bool,
+    pub state: State,
+    pub last_heartbeat: u64,
+    /// Milliseconds, by the monotonic clock.
+    pub time_since_heartbeat: u64,
+    pub created_at: u64,
+    pub updated_at: u64,
+    pub disabled_at: u64,
+    pub disabled_reason: Option<&'static str>,
+    pub requests: u64,
+    pub fails: u64,
+    /// From a `server` line.
+    pub is_static: bool,
+    /// Only used when no other is eligible.
+    pub backup: bool,
+    /// May be chosen now.
+    pub eligible: bool,
+}
+
+impl ServerView {
+    fn new(s: &Server, rules: &Rules, now: Now) -> Self {
+        let address = Address::of(s);
+        let silent = rules.silent(s, now);
+        let ready = s.class == u32::from(class::READY);
+        Self {
+            addr: printed(s).to_owned(),
+            host: address.host(),
+            port: address.port(),
+            connections: s.conns,
+            weight: s.weight,
+            max_conns: s.max_conns,
+            enabled: is_enabled(s),
+            is_active: !silent,
+            state: state(s, silent),
+            last_heartbeat: s.heartbeat_wall,
+            time_since_heartbeat: now.mono.saturating_sub(s.heartbeat_mono),
+            created_at: s.created_wall,
+            updated_at: s.updated_wall,
+            disabled_at: s.disabled_wall,
+            disabled_reason: match s.disabled_reason {
+                reason::MANUAL => Some("manual"),
+                reason::HEARTBEAT_TIMEOUT => Some("heartbeat_timeout"),
+                reason::CONFIGURED => Some("configuration"),
+                _ => None,
+            },
+            requests: s.requests,
+            fails: s.fails,
+            is_static: s.flags & flag::STATIC != 0,
+            backup: s.flags & flag::BACKUP != 0,
+            eligible: ready && !silent,
+        }
+    }
+}
+
+fn state(s: &Server, silent: bool) -> State {
+    let has = |flags: u32| s.flags & flags != 0;
+    if has(flag::DISABLED) {
+        State::Down
+    } else if silent || has(flag::SILENCED) {
+        State::Expired
+    } else if has(flag::UNHEALTHY) || s.class == u32::from(class::FAILED) {
+        State::Unhealthy
+    } else if has(flag::DRAINING) {
+        State::Draining
+    } else {
+        State::Up
+    }
+}
+
+/// What `health` says of a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "each is the field of that name in the API's table"
+)]
+pub struct Health {
+    pub total_servers: u64,
+    pub enabled_servers: u64,
+    pub active_servers: u64,
+    pub expired_servers: u64,
+    /// Servers that may be chosen now.
+    pub eligible: u64,
+}
+
+/// Where a walk through a namespace's servers stands, in the order of their numbers.
+///
+/// It stays right when servers come and go between two slices: none that stays is left out or seen
+/// twice.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor {
+    number: u64,
+    slot: u32,
+    /// The walk is through.
+    pub done: bool,
+}
+
+impl Cursor {
+    /// Before the first server.
+    pub const START: Self = Self {
+        number: 0,
+        slot: NONE,
+        done: false,
+    };
+}
+
+impl Registry<'_> {
+    /// Calls `f` with the slots of the next servers, `slice` at most.
+    fn walk(
+        &mut self,
+        space: SpaceRef,
+        cursor: &mut Cursor,
+        slice: usize,
+        mut f: impl FnMut(&mut Self, u32),
+    ) {
+        if !self.is_current(space) {
+            cursor.done = true;
+            return;
+        }
+        let mut next = match self.g.servers.get(cursor.slot as usize) {
+            Some(s) if s.live != 0 && s.number == cursor.number => s.member_next,
+            _ => {
+                let mut at = self.g.spaces[space.slot as usize].member_head;
+                while let Some(s) = self.g.servers.get(at as usize)
+                    && s.number <= cursor.number
+                {
+                    at = s.member_next;
+                }
+                at
+            }
+        };
+        for _ in 0..slice {
+            let Some(s) = self.g.servers.get(next as usize) else {
+                break;
+            };
+            let (at, after) = (next, s.member_next);
+            *cursor = Cursor {
+                number: s.number,
+                slot: at,
+                done: false,
+            };
+            f(self, at);
+            next = after;
+        }
+        cursor.done = next == NONE;
+    }
+
+    /// Copies the next servers of a namespace, `slice` at most.
+    pub fn read(
+        &mut self,
+        space: SpaceRef,
+        cursor: &mut Cursor,
+        slice: usize,
+        rules: &Rules,
+        now: Now,
+        into: &mut Vec<ServerView>,
+    ) {
+        self.walk(space, cursor, slice, |r, slot| {
+            into.push(ServerView::new(&r.g.servers[slot as usize], rules, now));
+        });
+    }
+
+    /// Counts the next servers of a namespace, `slice` at most.
+    pub fn count(
+        &mut self,
+        space: SpaceRef,
+        cursor: &mut Cursor,
+        slice: usize,
+        rules: &Rules,
+        now: Now,
+        health: &mut Health,
+    ) {
+        self.walk(space, cursor, slice, |r, slot| {
+            let s = &r.g.servers[slot as usize];
+            let silent = rules.silent(s, now);
+            let enabled = is_enabled(s);
+            let by_hand = s.flags & flag::DISABLED != 0;
+            // The failed whose rest is over are ready for the next request that comes.
+            let rested = s.class == u32::from(class::FAILED)
+                && now.mono.saturating_sub(s.checked_mono) > u64::from(s.fail_timeout_ms);
+            health.total_servers += 1;
+            health.enabled_servers += u64::from(enabled);
+            health.active_servers += u64::from(enabled && !silent);
+            health.expired_servers += u64::from(silent && !by_hand);
+            health.eligible += u64::from(!silent && (rested || s.class == u32::from(class::READY)));
+        });
+    }
+
+    /// Clears statistics and failure marks of the next servers, `slice` at most. Returns of how
+    /// many.
+    pub fn reset(&mut self, space: SpaceRef, cursor: &mut Cursor, slice: usize) -> u64 {
+        let mut n = 0;
+        self.walk(space, cursor, slice, |r, slot| {
+            r.reset_one(slot);
+            n += 1;
+        });
+        n
+    }
+
+    /// How many servers a namespace has.
+    pub fn members(&self, space: SpaceRef) -> usize {
+        if !self.is_current(space) {
+            return 0;
+        }
+        self.g.spaces[space.slot as usize].members as usize
+    }
+
+    /// One line about a namespace, for debugging.
+    pub fn describe(&self, space: SpaceRef) -> String {
+        let s = &self.g.spaces[space.slot as usize];
+        format!(
+            "{}: {} servers, classes {:?}",
+            name_of(s),
+            s.members,
+            s.classes
+        )
+    }
+}

@@ -1,0 +1,24 @@
+//! The zone: fixed-size records in a piece of shared memory, and the lock that guards them.
+//!
+//! This room knows bytes, not meaning. [`Zone`] turns a pointer and a length into typed tables,
+//! [`Guard`] hands them out while the lock is held, and [`crate::registry`] decides what they say.
+//! Records refer to each other by index, never by address, and a reader checks the generation of
+//! what it finds: a slot is used again, a `(slot, generation)` pair is not.
+
+mod layout;
+mod lock;
+mod records;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod zone;
+
+pub use layout::{LAYOUT_VERSION, Layout, MIN_ARENA, SizeError};
+pub use lock::{Acquired, LockError};
+pub use records::{
+    Extent, HeapEntry, Key, LedgerEntry, NAME_MAX, NONE, SPACE_NAME_MAX, Server, Slots, Space,
+    WorkerRecord, class, flag, heap, reason, space_flag,
+};
+pub use records::{Header, JOURNAL_EMPTY};
+pub use zone::{Guard, OpenError, Tables, Zone};

@@ -1,0 +1,374 @@
+//! The records of a zone.
+//!
+//! Plain integers only: any bit pattern is a valid value, so nothing that another process (or a
+//! crash) left here can make reading it undefined behaviour. Indexes are `u32`, [`NONE`] is "no
+//! index". All times are milliseconds; `_mono` is the monotonic clock, which all processes of a
+//! machine share, `_wall` is the time since the epoch, kept only to be shown.
+
+/// No index.
+pub const NONE: u32 = u32::MAX;
+
+/// Longest name of a namespace, in bytes.
+pub const SPACE_NAME_MAX: usize = 64;
+
+/// Longest printed address of a server: `unix:` and a full `sun_path`.
+pub const NAME_MAX: usize = 116;
+
+/// The classes a server can be in: exactly one at a time, the first that applies in this order of
+/// precedence, save that [`class::READY`] means that none does.
+pub mod class {
+    /// In rotation.
+    pub const READY: u8 = 0;
+    /// Switched off by hand, or `down` in the configuration.
+    pub const DISABLED: u8 = 1;
+    /// Silent for longer than `heartbeat_ttl`.
+    pub const EXPIRED: u8 = 2;
+    /// Failed its health checks.
+    pub const UNHEALTHY: u8 = 3;
+    /// Finishing what it has.
+    pub const DRAINING: u8 = 4;
+    /// Weight 0: no new requests.
+    pub const WEIGHT_ZERO: u8 = 5;
+    /// Failed `max_fails` times within `fail_timeout`.
+    pub const FAILED: u8 = 6;
+    /// Carries `max_conns` requests.
+    pub const AT_MAX: u8 = 7;
+    /// Number of classes.
+    pub const COUNT: usize = 8;
+}
+
+/// Bits of [`Server::flags`].
+pub mod flag {
+    /// Comes from a `server` line: never expires, can't be removed through the API.
+    pub const STATIC: u32 = 1;
+    /// Used only when no other server is eligible.
+    pub const BACKUP: u32 = 1 << 1;
+    /// No new requests, the running ones finish.
+    pub const DRAINING: u32 = 1 << 2;
+    /// Switched off by hand or by `down`.
+    pub const DISABLED: u32 = 1 << 3;
+    /// Switched off by the cleanup because it was silent; ends with the next heartbeat.
+    pub const SILENCED: u32 = 1 << 4;
+    /// Known to be silent for longer than the TTL: it has left the list of the fresh ones.
+    pub const EXPIRED: u32 = 1 << 5;
+    /// Failed its health checks.
+    pub const UNHEALTHY: u32 = 1 << 6;
+    /// `fail_timeout` is over: one request may try the server again.
+    pub const RETRY: u32 = 1 << 7;
+    /// The `server` line said `down` when it was last read.
+    pub const CONFIGURED_DOWN: u32 = 1 << 8;
+    /// Scratch mark of a reconciliation: seen in the new configuration.
+    pub const SEEN: u32 = 1 << 9;
+}
+
+/// Bits of [`Space::flags`].
+pub mod space_flag {
+    /// Named in the configuration: stays when its last server goes.
+    pub const CONFIGURED: u32 = 1;
+}
+
+/// Values of [`Server::disabled_reason`].
+pub mod reason {
+    /// Not disabled.
+    pub const NONE: u32 = 0;
+    /// `toggle` with `action=disable`.
+    pub const MANUAL: u32 = 1;
+    /// Silent for longer than `heartbeat_ttl`.
+    pub const HEARTBEAT_TIMEOUT: u32 = 2;
+    /// `down` on the `server` line.
+    pub const CONFIGURED: u32 = 3;
+}
+
+/// The heaps of a namespace, as indexes of [`Space::heaps`].
+pub mod heap {
+    /// By load, then turn: primary servers; the backups follow.
+    pub const LOAD: usize = 0;
+    /// By turn alone: primary servers; the backups follow.
+    pub const TURN: usize = 2;
+    /// Failed servers by the time when they may be tried again.
+    pub const RETRY: usize = 4;
+    /// Number of heaps.
+    pub const COUNT: usize = 5;
+}
+
+/// A place for a whole record while it is replaced: see [`Header::journal_target`].
+pub const JOURNAL_EMPTY: u32 = NONE;
+
+/// The head of a zone.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Header {
+    /// Says that this is a zone of ours.
+    pub magic: u64,
+    /// [`super::LAYOUT_VERSION`] of the code that made it.
+    pub layout_version: u32,
+    /// Not 0: the zone has a successor, and nothing is to be changed here any more.
+    pub retired: u32,
+    /// Length of the arena in bytes.
+    pub size: u64,
+    /// Key of the hash tables, random for each zone.
+    pub secret: u64,
+    /// Number for the next server; never used again.
+    pub next_number: u64,
+    /// Incarnation for the next worker; never used again.
+    pub next_incarnation: u64,
+    /// Counts the configurations that used this zone; newer workers have a higher one.
+    pub cycle: u64,
+    /// Changes of any kind but counts and heartbeats.
+    pub version: u64,
+    /// The elected worker: its incarnation, 0 when there is none.
+    pub leader_incarnation: u64,
+    /// The elected worker: its slot.
+    pub leader_slot: u32,
+    /// Not 0: a holder of the lock panicked, what is derived must be rebuilt.
+    pub dirty: u32,
+    /// The server that `journal` is to be copied to, [`JOURNAL_EMPTY`] when there is none.
+    pub journal_target: u32,
+    /// Grows when counts outside the ledger were dropped: every worker states its own again.
+    pub recount: u32,
+    /// First free server slot.
+    pub free_server: u32,
+    /// First free namespace slot.
+    pub free_space: u32,
+    /// First free ledger entry.
+    pub free_ledger: u32,
+    /// One more than the highest server slot ever used.
+    pub high_water: u32,
+    /// One more than the highest namespace slot ever used.
+    pub space_high_water: u32,
+    /// Servers in the zone.
+    pub servers: u32,
+    /// Namespaces in the zone.
+    pub spaces: u32,
+    /// Entries of the heap table in use, counted from its start.
+    pub heap_used: u32,
+    /// The new content of a record, valid while `journal_target` names it.
+    pub journal: Server,
+}
+
+/// A run of entries in the heap table.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Extent {
+    /// First entry.
+    pub start: u32,
+    /// Entries reserved.
+    pub cap: u32,
+    /// Entries in use.
+    pub len: u32,
+}
+
+/// A namespace.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Space {
+    /// 1: in use. Written last when it comes into being, first when it goes.
+    pub live: u32,
+    /// Grows each time the slot is freed.
+    pub generation: u32,
+    /// [`space_flag`] bits.
+    pub flags: u32,
+    /// Which orders are kept: bit 0 load, bit 1 turn.
+    pub orders: u32,
+    /// Grows with each change but counts and heartbeats.
+    pub version: u64,
+    /// Next in the hash chain, or in the list of free ones.
+    pub hash_next: u32,
+    /// Length of `name`.
+    pub name_len: u32,
+    /// First of the servers, in the order of their numbers.
+    pub member_head: u32,
+    /// Last of the servers.
+    pub member_tail: u32,
+    /// Servers in all.
+    pub members: u32,
+    /// Servers that come from `server` lines.
+    pub statics: u32,
+    /// The server whose heartbeat is the oldest of those not known to have expired.
+    pub fresh_head: u32,
+    /// The server that was heard of last.
+    pub fresh_tail: u32,
+    /// How many servers are in each class.
+    pub classes: [u32; class::COUNT],
+    /// Ready servers that are no backups, and that are.
+    pub ready: [u32; 2],
+    /// The weight of all servers that were ready since there was none: [`NONE`] before the first,
+    /// 0 when they differ.
+    pub common_weight: u32,
+    /// Keeps what follows aligned to 8.
+    pub unused: u32,
+    /// Virtual time of each order, for primaries and backups: see `registry::order`.
+    pub turn: [u64; 4],
+    /// The heaps.
+    pub heaps: [Extent; heap::COUNT],
+    /// The name, without terminator.
+    pub name: [u8; SPACE_NAME_MAX],
+}
+
+/// A server.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct Server {
+    /// 1: in use. Written last when it comes into being, first when it goes.
+    pub live: u32,
+    /// Grows each time the slot is freed.
+    pub generation: u32,
+    /// Never used again in this zone.
+    pub number: u64,
+    /// [`flag`] bits.
+    pub flags: u32,
+    /// One of [`class`]; derived.
+    pub class: u32,
+    /// Requests on the server now, over all workers of this node; derived from the ledger.
+    pub conns: u32,
+    /// Those of `conns` that found no room in the ledger.
+    pub unledgered: u32,
+    /// 0 to 65535.
+    pub weight: u32,
+    /// 0: no limit.
+    pub max_conns: u32,
+    /// Last sign of life.
+    pub heartbeat_mono: u64,
+    /// The namespace.
+    pub space: u32,
+    /// Failures that count towards `max_fails`.
+    pub fail_marks: u32,
+    /// Turn in each order: see `registry::order`.
+    pub turn: [u64; 2],
+    /// Requests sent here since the start or the last reset.
+    pub requests: u64,
+    /// Failures since the start or the last reset.
+    pub fails: u64,
+    /// When it last failed.
+    pub accessed_mono: u64,
+    /// When it last failed or was tried again after a failure.
+    pub checked_mono: u64,
+    /// 0: never taken out for failures.
+    pub max_fails: u32,
+    /// How long a failure counts, and how long the server then rests.
+    pub fail_timeout_ms: u32,
+
+    /// Next in the hash chain, or in the list of free ones.
+    pub hash_next: u32,
+    /// Servers of the namespace, by number.
+    pub member_prev: u32,
+    /// Servers of the namespace, by number.
+    pub member_next: u32,
+    /// Servers of the namespace, by heartbeat.
+    pub fresh_prev: u32,
+    /// Servers of the namespace, by heartbeat.
+    pub fresh_next: u32,
+
+    /// Address family: 4, 6, or 1 for a unix socket.
+    pub family: u8,
+    /// Length of `name`.
+    pub name_len: u8,
+    /// Port in host order; 0 for a unix socket.
+    pub port: u16,
+    /// The address; the first four bytes for IPv4.
+    pub ip: [u8; 16],
+    /// The address as printed, `host:port`.
+    pub name: [u8; NAME_MAX],
+
+    /// One of [`reason`].
+    pub disabled_reason: u32,
+    /// Last sign of life.
+    pub heartbeat_wall: u64,
+    /// First registration.
+    pub created_wall: u64,
+    /// Last change but counts and heartbeats.
+    pub updated_wall: u64,
+    /// 0 when enabled.
+    pub disabled_wall: u64,
+
+    // Room for what the same record will carry next, so that a zone keeps its layout.
+    /// Milliseconds that a new or recovered server takes to grow to its weight.
+    pub slow_start_ms: u32,
+    /// Start of the slow start.
+    pub started_mono: u64,
+    /// Bytes to and from the server.
+    pub bytes: [u64; 2],
+    /// Responses by class, 1xx to 5xx.
+    pub responses: [u64; 5],
+    /// Name for sticky routes.
+    pub route: [u8; 32],
+    /// Free text for people.
+    pub label: [u8; 32],
+    /// What health checks ask for.
+    pub health_path: [u8; 48],
+}
+
+/// Where a server stands in the heaps: positions, [`NONE`] when in none.
+///
+/// Apart from the records, because a heap that moves its entries touches many of these.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Slots {
+    /// In the load, turn and retry heaps.
+    pub at: [u32; 3],
+    /// Keeps a slot at 16 bytes.
+    pub unused: u32,
+}
+
+/// What a heap is ordered by: `major`, then `minor`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Key {
+    /// Compared first.
+    pub major: u64,
+    /// Compared when `major` is equal.
+    pub minor: u64,
+}
+
+/// One entry of a heap.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct HeapEntry {
+    /// Its rank.
+    pub key: Key,
+    /// The server's slot.
+    pub server: u32,
+    /// Keeps an entry at 24 bytes.
+    pub unused: u32,
+}
+
+/// The requests that one worker has on one server.
+///
+/// Together these are the truth about in-flight counts: [`Server::conns`] is their sum, and what a
+/// dead worker leaves here is taken back.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LedgerEntry {
+    /// The worker's incarnation; 0 when the entry is free.
+    pub incarnation: u64,
+    /// The server's slot.
+    pub server: u32,
+    /// The server's generation.
+    pub generation: u32,
+    /// Requests.
+    pub count: u32,
+    /// The worker's slot.
+    pub worker: u32,
+    /// The worker's entries.
+    pub prev: u32,
+    /// The worker's entries, or the list of free ones.
+    pub next: u32,
+}
+
+/// A worker process.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct WorkerRecord {
+    /// Never used again; 0 when the slot is free.
+    pub incarnation: u64,
+    /// [`Header::cycle`] when the worker started.
+    pub cycle: u64,
+    /// First of its ledger entries.
+    pub ledger_head: u32,
+    /// Requests that found no room in the ledger.
+    pub unledgered: u32,
+    /// Process id, for messages only.
+    pub pid: u32,
+    /// Not 0: it is shutting down and stands for no election.
+    pub leaving: u32,
+}
