@@ -1,1 +1,384 @@
+//! Requests and replies, without nginx.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::registry::{Events, Now, OnDuplicate, OnExpire, Rules, SpaceName};
+use crate::shm::Zone;
+use crate::shm::testing::zone;
+
+const RULES: Rules = Rules {
+    ttl: 30_000,
+    on_expire: OnExpire::Disable,
+    remove_after: 0,
+    on_duplicate: OnDuplicate::Refresh,
+};
+
+struct Site {
+    zone: &'static Zone,
+    namespace: Option<SpaceName<'static>>,
+    access: Access,
+    client: Option<IpAddr>,
+    now: Now,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self {
+            zone: zone(256 * 1024),
+            namespace: None,
+            access: Access::default(),
+            client: Some(Ipv4Addr::LOCALHOST.into()),
+            now: Now {
+                mono: 1_000_000,
+                wall: 1_700_000_000_250,
+            },
+        }
+    }
+
+    fn ask(
+        &self,
+        method: Method,
+        endpoint: &str,
+        query: &str,
+        body: &[u8],
+        kind: BodyKind,
+    ) -> (u16, Value) {
+        let endpoint = match Endpoint::by_name(endpoint) {
+            Ok(endpoint) => endpoint,
+            Err(reply) => return read(&reply),
+        };
+        let request = Request {
+            endpoint,
+            method,
+            query: query.as_bytes(),
+            body,
+            body_kind: kind,
+            client: self.client,
+        };
+        let door = Door {
+            namespace: self.namespace,
+            access: self.access,
+        };
+        let mut events = Events::default();
+        read(&answer(
+            &request,
+            &door,
+            self.zone,
+            &RULES,
+            self.now,
+            &mut events,
+        ))
+    }
+
+    fn post(&self, endpoint: &str, query: &str) -> (u16, Value) {
+        self.ask(Method::Post, endpoint, query, b"", BodyKind::Form)
+    }
+
+    fn get(&self, endpoint: &str, query: &str) -> (u16, Value) {
+        self.ask(Method::Get, endpoint, query, b"", BodyKind::Form)
+    }
+
+    fn json(&self, endpoint: &str, body: &str) -> (u16, Value) {
+        self.ask(Method::Post, endpoint, "", body.as_bytes(), BodyKind::Json)
+    }
+}
+
+/// Every reply is JSON whose code is the status.
+fn read(reply: &Reply) -> (u16, Value) {
+    let value: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!(value["code"], reply.status);
+    assert_eq!(
+        reply.error.is_some(),
+        reply.status != 200 && value.get("data").is_none()
+    );
+    (reply.status, value)
+}
+
+#[test]
+fn add_answers_with_the_server() {
+    let site = Site::new();
+    let (status, body) = site.post("add", "ns=a&port=8080&host=::FFFF:10.0.0.1");
+    assert_eq!(status, 200);
+    assert_eq!(
+        body,
+        json!({"code": 200, "message": "Success", "data": {
+            "addr": "10.0.0.1:8080", "host": "10.0.0.1", "port": 8080,
+            "weight": 1, "max_conns": 1000, "enabled": true
+        }})
+    );
+}
+
+#[test]
+fn the_clients_address_stands_in_for_a_host_that_is_left_out_or_empty() {
+    let mut site = Site::new();
+    for query in ["ns=a&port=1", "ns=a&port=1&host="] {
+        assert_eq!(site.post("add", query).1["data"]["addr"], "127.0.0.1:1");
+    }
+    site.client = Some("::ffff:10.1.2.3".parse().unwrap());
+    assert_eq!(
+        site.post("add", "ns=a&port=1").1["data"]["host"],
+        "10.1.2.3"
+    );
+    site.client = None;
+    let (status, body) = site.post("add", "ns=a&port=1");
+    assert_eq!(status, 400);
+    assert!(
+        body["message"]
+            .as_str()
+            .unwrap()
+            .contains("\"host\" is required")
+    );
+}
+
+#[test]
+fn parameters_come_as_query_form_or_json() {
+    let site = Site::new();
+    let form = b"ns=a&port=81&host=%5B%3A%3A1%5D";
+    let (_, body) = site.ask(Method::Post, "add", "weight=3", form, BodyKind::Form);
+    assert_eq!(body["data"]["addr"], "[::1]:81");
+    assert_eq!(body["data"]["weight"], 3);
+    let (_, body) = site.json(
+        "add",
+        r#"{"ns":"a","port":82,"host":"::1","max_conns":"7","weight":null}"#,
+    );
+    assert_eq!(body["data"]["max_conns"], 7);
+    assert_eq!(site.json("add", "").0, 400, "no parameters");
+}
+
+#[test]
+fn bad_parameters_are_named_with_what_they_may_be() {
+    let site = Site::new();
+    for (query, words) in [
+        ("ns=a", "\"port\" is required: an integer from 1 to 65535"),
+        ("ns=a&port=", "\"port\" must be an integer from 1 to 65535"),
+        ("ns=a&port=0", "\"port\" must be"),
+        ("ns=a&port=65536", "\"port\" must be"),
+        ("ns=a&port=-1", "\"port\" must be"),
+        ("ns=a&port=+1", "\"port\" must be"),
+        ("ns=a&port=1.0", "\"port\" must be"),
+        ("ns=a&port=99999999999999999999", "\"port\" must be"),
+        ("ns=a&port=1&port=1", "\"port\" is given more than once"),
+        (
+            "ns=a&port=1&weight=65536",
+            "\"weight\" must be an integer from 0 to 65535",
+        ),
+        (
+            "ns=a&port=1&max_conns=2147483648",
+            "\"max_conns\" must be an integer from 0 to 2147483647",
+        ),
+        (
+            "ns=a&port=1&host=0.0.0.0",
+            "\"host\" must not be the unspecified address",
+        ),
+        (
+            "ns=a&port=1&host=a%20b",
+            "\"host\" must be an IPv4 or IPv6 address",
+        ),
+        ("ns=a&port=1&host=%00", "\"host\" must be"),
+        ("ns=a&port=1&host=%ff", "\"host\" must be"),
+        (
+            "ns=a&port=1&host=example.com",
+            "host names are not supported",
+        ),
+        ("ns=a%2Fb&port=1", "\"ns\" must be 1 to 64 letters"),
+        ("ns=a&port=1&wieght=1", "Unknown parameter \"wieght\""),
+        ("ns=a&port=%zz", "Malformed percent-encoding"),
+        (
+            "port=1",
+            "\"ns\" is required: the registry has 0 namespaces",
+        ),
+    ] {
+        let (status, body) = site.post("add", query);
+        let message = body["message"].as_str().unwrap();
+        assert_eq!(status, 400, "{query}");
+        assert!(message.contains(words), "{query}: {message}");
+    }
+    for (body, words) in [
+        ("{", "Malformed JSON"),
+        ("[]", "Malformed JSON"),
+        ("7", "Malformed JSON"),
+        (r#"{"ns":"a","port":1,"port":1}"#, "more than once"),
+        (
+            r#"{"ns":"a","port":[1]}"#,
+            "\"port\" must be a string or a number",
+        ),
+        (
+            r#"{"ns":"a","port":true}"#,
+            "\"port\" must be a string or a number",
+        ),
+        (r#"{"ns":"a","port":1.0}"#, "\"port\" must be an integer"),
+    ] {
+        let (status, reply) = site.json("add", body);
+        let message = reply["message"].as_str().unwrap();
+        assert_eq!(status, 400, "{body}");
+        assert!(message.contains(words), "{body}: {message}");
+    }
+    let deep = format!("{{\"a\":{}", "[".repeat(5000));
+    assert_eq!(site.json("add", &deep).0, 400);
+    let (status, _) = site.ask(Method::Post, "add", "", b"<x/>", BodyKind::Other);
+    assert_eq!(status, 415);
+    assert_eq!(site.get("status", "ns=a").0, 404, "nothing was added");
+}
+
+#[test]
+fn endpoints_take_their_methods() {
+    let mut site = Site::new();
+    site.post("add", "ns=a&port=1");
+    assert_eq!(site.get("add", "ns=a&port=1").0, 405);
+    assert_eq!(site.post("status", "").0, 405);
+    assert_eq!(site.get("cleanup", "").0, 200);
+    assert_eq!(site.post("cleanup", "").0, 200);
+    site.access.allow_get = true;
+    assert_eq!(site.get("add", "ns=a&port=2").0, 200);
+    site.access.read_only = true;
+    assert_eq!(site.get("add", "ns=a&port=3").0, 403);
+    assert_eq!(site.get("status", "ns=a").1["total"], 2);
+    let (_, body) = site.get("nothing", "");
+    assert!(
+        body["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("Unknown endpoint: nothing; there are")
+    );
+    let refused = Endpoint::Add
+        .admit(Method::Other, Access::default())
+        .unwrap_err();
+    assert_eq!((refused.status, refused.allow), (405, Some("POST")));
+}
+
+#[test]
+fn a_locations_namespace_binds() {
+    let mut site = Site::new();
+    site.namespace = SpaceName::new(b"mine");
+    assert_eq!(site.post("add", "port=1").0, 200);
+    assert_eq!(site.post("add", "ns=mine&port=2").0, 200);
+    let (status, body) = site.post("add", "ns=other&port=3");
+    assert_eq!(status, 403);
+    assert_eq!(
+        body["message"],
+        "This location is for the namespace \"mine\" only"
+    );
+    assert_eq!(site.get("status", "").1["total"], 2);
+}
+
+#[test]
+fn without_a_name_the_zones_only_namespace_is_meant() {
+    let site = Site::new();
+    site.post("add", "ns=a&port=1");
+    assert_eq!(site.post("add", "port=2").0, 200);
+    site.post("add", "ns=b&port=1");
+    let (status, body) = site.post("refresh", "port=1");
+    assert_eq!(status, 400);
+    assert!(
+        body["message"]
+            .as_str()
+            .unwrap()
+            .contains("has 2 namespaces")
+    );
+}
+
+#[test]
+fn status_tells_all_of_a_server() {
+    let mut site = Site::new();
+    site.post("add", "ns=a&port=1&weight=2");
+    site.now.mono += 1_500;
+    site.now.wall += 1_500;
+    let (_, body) = site.get("status", "ns=a&_=cache-buster");
+    assert_eq!(body["timestamp"], 1_700_000_001.75);
+    assert_eq!(
+        body["data"][0],
+        json!({
+            "addr": "127.0.0.1:1", "host": "127.0.0.1", "port": 1, "namespace": "a",
+            "connections": 0, "weight": 2, "max_conns": 1000, "enabled": true,
+            "is_active": true, "state": "up", "last_heartbeat": 1_700_000_000.25,
+            "time_since_heartbeat": 1.5, "created_at": 1_700_000_000.25,
+            "updated_at": 1_700_000_000.25, "disabled_at": null, "disabled_reason": null,
+            "requests": 0, "fails": 0, "static": false, "backup": false
+        })
+    );
+}
+
+#[test]
+fn health_says_unhealthy_in_the_body_and_with_ready_in_the_status() {
+    let mut site = Site::new();
+    site.post("add", "ns=a&port=1");
+    site.post("add", "ns=a&port=2");
+    site.post("toggle", "ns=a&port=2&action=disable");
+    let (status, body) = site.get("health", "ns=a&ready");
+    assert_eq!((status, &body["status"]), (200, &json!("healthy")));
+    assert_eq!(
+        body["data"],
+        json!({"total_servers": 2, "enabled_servers": 1, "active_servers": 1, "expired_servers": 0})
+    );
+    site.now.mono += 30_001;
+    let (status, body) = site.get("health", "ns=a");
+    assert_eq!((status, &body["status"]), (200, &json!("unhealthy")));
+    assert_eq!(body["data"]["expired_servers"], 1);
+    assert_eq!(site.get("health", "ns=a&ready").0, 503);
+}
+
+#[test]
+fn what_is_not_there_is_404_in_the_words_that_clients_look_for() {
+    let site = Site::new();
+    for endpoint in ["refresh", "remove", "drain"] {
+        let (status, body) = site.post(endpoint, "ns=a&port=1&host=10.0.0.1");
+        assert_eq!(
+            (status, &body["message"]),
+            (404, &json!("Server not found: 10.0.0.1:1"))
+        );
+    }
+    assert_eq!(
+        site.get("status", "ns=a").1["message"],
+        "Namespace not found: a"
+    );
+}
+
+#[test]
+fn errors_are_escaped() {
+    let site = Site::new();
+    let (_, body) = site.post("add", "%22%0a%00=1");
+    assert!(
+        body["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("Unknown parameter \"\"\n\0\"")
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_query_and_body_get_a_reply(
+        endpoint in proptest::sample::select(vec!["add", "toggle", "weight", "status", "health", "reset"]),
+        query in "[a-z0-9=&%+\\[\\]:. ]{0,60}",
+        body in proptest::collection::vec(any::<u8>(), 0..200),
+        json in any::<bool>(),
+    ) {
+        let site = Site::new();
+        let kind = if json { BodyKind::Json } else { BodyKind::Form };
+        for method in [Method::Get, Method::Post] {
+            let (status, _) = site.ask(method, endpoint, &query, &body, kind);
+            prop_assert!([200, 400, 404, 405].contains(&status), "{status}");
+        }
+    }
+
+    #[test]
+    fn any_valid_registration_is_told_back(
+        port in 1..=65_535u16,
+        ip in any::<[u8; 4]>().prop_filter("not 0.0.0.0", |ip| *ip != [0; 4]),
+        weight in 0..=65_535u32,
+    ) {
+        let site = Site::new();
+        let host = Ipv4Addr::from(ip);
+        let body = json!({"ns": "a", "host": host.to_string(), "port": port, "weight": weight});
+        let (status, reply) = site.json("add", &body.to_string());
+        prop_assert_eq!(status, 200);
+        prop_assert_eq!(&reply["data"]["host"], &json!(host.to_string()));
+        let (_, list) = site.get("status", "");
+        prop_assert_eq!(&list["data"][0]["port"], &json!(port));
+        prop_assert_eq!(&list["data"][0]["weight"], &json!(weight));
+    }
+}

@@ -1,29 +1,14 @@
-//! Zones for tests: real shared memory, and processes that die with it.
-
-use std::ptr::{NonNull, null_mut};
+//! Processes that die with what they hold, for tests.
 
 use super::Zone;
 
-/// A zone in shared memory of its own, never unmapped.
+/// A zone of its own.
 ///
 /// # Panics
 ///
 /// When there is no memory, or `size` is too small.
 pub(crate) fn zone(size: usize) -> &'static Zone {
-    // SAFETY: a new mapping, aligned to pages, used through the returned handle only.
-    let made = unsafe {
-        let base = libc::mmap(
-            null_mut(),
-            size,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        );
-        assert_ne!(base, libc::MAP_FAILED);
-        Zone::create(NonNull::new(base.cast()).unwrap(), size)
-    };
-    Box::leak(Box::new(made.unwrap()))
+    Box::leak(Box::new(Zone::anonymous(size).unwrap()))
 }
 
 /// Runs `f` in a process of its own that is then killed, with whatever it holds.

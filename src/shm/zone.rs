@@ -1,9 +1,9 @@
 //! A zone: the typed view of an arena.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::slice;
 
 use super::layout::{LAYOUT_VERSION, Layout, SizeError};
@@ -91,6 +91,31 @@ impl Zone {
         drop(guard);
 
         Ok(zone)
+    }
+
+    /// Makes an empty zone in memory of its own, shared with the processes that this one forks, and
+    /// never unmapped: for tests and measurements without nginx.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Zone::create`]; no memory is reported as [`OpenError::Lock`] with the reason.
+    pub fn anonymous(len: usize) -> Result<Self, OpenError> {
+        // SAFETY: a new mapping, aligned to pages, that is never unmapped and that only the
+        // returned handle knows.
+        unsafe {
+            let base = libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            match NonNull::new(base.cast()).filter(|_| base != libc::MAP_FAILED) {
+                Some(base) => Self::create(base, len),
+                None => Err(LockError(io::Error::last_os_error()).into()),
+            }
+        }
     }
 
     /// Opens a zone that `create` made, in this process or another, in the first of `len` bytes.
