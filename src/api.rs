@@ -11,8 +11,10 @@ mod params;
 mod reply;
 #[cfg(test)]
 mod tests;
+mod token;
 
 pub use answer::{Door, Request, answer};
 pub use endpoint::{Access, Endpoint, Method};
 pub use params::{BodyKind, MAX_BODY};
 pub use reply::Reply;
+pub use token::{TokenError, Tokens};

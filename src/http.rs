@@ -6,6 +6,7 @@
 mod api;
 mod main_conf;
 mod peer;
+mod settings;
 mod upstream;
 mod worker;
 mod zone;
@@ -85,7 +86,7 @@ static mut COMMANDS: [ngx_command_t; 5] = [
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: None,
-    postconfiguration: None,
+    postconfiguration: Some(main_conf::warn_of_open_doors),
     create_main_conf: Some(main_conf::create),
     init_main_conf: Some(main_conf::init),
     create_srv_conf: Some(upstream::create_conf),

@@ -8,8 +8,8 @@ use super::endpoint::{Access, Endpoint, Method};
 use super::params::{BodyKind, Params};
 use super::reply::{Reply, Seconds};
 use crate::registry::{
-    Address, Change, Cursor, Error, Events, Health, Now, Registration, Registry, Rules, SpaceName,
-    SpaceRef, Sweep,
+    Address, Change, Cursor, Error, Events, Health, Network, Now, Registration, Registry, Rules,
+    SpaceName, SpaceRef, Sweep,
 };
 use crate::shm::Zone;
 
@@ -23,6 +23,8 @@ pub struct Door<'a> {
     pub namespace: Option<SpaceName<'a>>,
     /// What it lets through.
     pub access: Access,
+    /// What may be registered; empty: everything.
+    pub allow: &'a [Network],
 }
 
 /// A request, read.
@@ -67,13 +69,7 @@ struct Of<'a> {
 
 impl<'a> Of<'a> {
     fn addr(addr: &'a str) -> Self {
-        Self {
-            addr,
-            enabled: None,
-            heartbeat_time: None,
-            weight: None,
-            connections: None,
-        }
+        Self { addr, enabled: None, heartbeat_time: None, weight: None, connections: None }
     }
 }
 
@@ -98,15 +94,7 @@ pub fn answer(
     now: Now,
     events: &mut Events,
 ) -> Reply {
-    Call {
-        request,
-        door,
-        zone,
-        rules,
-        now,
-    }
-    .run(events)
-    .unwrap_or_else(|reply| reply)
+    Call { request, door, zone, rules, now }.run(events).unwrap_or_else(|reply| reply)
 }
 
 struct Call<'a> {
@@ -121,17 +109,9 @@ impl Call<'_> {
     fn run(&self, events: &mut Events) -> Result<Reply, Reply> {
         let endpoint = self.request.endpoint;
         endpoint.admit(self.request.method, self.door.access)?;
-        let body: &[u8] = if self.request.method == Method::Post {
-            self.request.body
-        } else {
-            b""
-        };
-        let params = Params::parse(
-            self.request.query,
-            body,
-            self.request.body_kind,
-            endpoint.changes(),
-        )?;
+        let body: &[u8] = if self.request.method == Method::Post { self.request.body } else { b"" };
+        let params =
+            Params::parse(self.request.query, body, self.request.body_kind, endpoint.changes())?;
         let ns = self.namespace(&params)?;
 
         match endpoint {
@@ -149,10 +129,7 @@ impl Call<'_> {
         match (self.door.namespace, asked) {
             (Some(bound), Some(asked)) if bound != asked => Err(Reply::error(
                 403,
-                format!(
-                    "This location is for the namespace \"{}\" only",
-                    bound.as_str()
-                ),
+                format!("This location is for the namespace \"{}\" only", bound.as_str()),
             )),
             (Some(bound), _) => Ok(Some(bound)),
             (None, asked) => Ok(asked),
@@ -195,20 +172,27 @@ impl Call<'_> {
     fn address(&self, params: &Params) -> Result<Address, Reply> {
         let host = match params.host()? {
             Some(host) => host,
-            None => self
-                .request
-                .client
-                .map(|ip| ip.to_canonical())
-                .ok_or_else(|| {
-                    Reply::error(
-                        400,
-                        "Parameter \"host\" is required from a client on a unix socket: \
+            None => self.request.client.map(|ip| ip.to_canonical()).ok_or_else(|| {
+                Reply::error(
+                    400,
+                    "Parameter \"host\" is required from a client on a unix socket: \
                      an IPv4 or IPv6 address"
-                            .to_owned(),
-                    )
-                })?,
+                        .to_owned(),
+                )
+            })?,
         };
         Ok(Address::Inet(host, params.port()?))
+    }
+
+    /// Checks an address against `allow_servers`.
+    fn allowed(&self, address: &Address) -> Result<(), Reply> {
+        let Address::Inet(ip, _) = address else { return Ok(()) };
+        let allow = self.door.allow;
+        if allow.is_empty() || allow.iter().any(|network| network.contains(*ip)) {
+            return Ok(());
+        }
+        let message = format!("Host {ip} may not be registered: it is not in allow_servers");
+        Err(Reply::error(403, message))
     }
 
     fn change(
@@ -224,46 +208,31 @@ impl Call<'_> {
         match endpoint {
             Endpoint::Add => {
                 let (weight, max_conns) = (params.weight()?, params.max_conns()?);
-                let registration = Registration {
-                    address,
-                    weight,
-                    max_conns,
-                };
+                self.allowed(&address)?;
+                let registration = Registration { address, weight, max_conns };
                 self.add(ns, &registration, &addr, events)
             }
             Endpoint::Toggle => {
                 let enable = params.enable()?;
                 self.one(ns, |r, space| {
                     let done = r.toggle(space, &address, enable, self.now, events)?;
-                    Ok(Of {
-                        enabled: Some(done.enabled),
-                        ..Of::addr(&addr)
-                    })
+                    Ok(Of { enabled: Some(done.enabled), ..Of::addr(&addr) })
                 })
             }
             Endpoint::Refresh => self.one(ns, |r, space| {
                 r.refresh(space, &address, self.now, events)?;
-                Ok(Of {
-                    heartbeat_time: Some(Seconds(self.now.wall)),
-                    ..Of::addr(&addr)
-                })
+                Ok(Of { heartbeat_time: Some(Seconds(self.now.wall)), ..Of::addr(&addr) })
             }),
             Endpoint::Weight => {
                 let weight = params.required_weight()?;
                 self.one(ns, |r, space| {
                     let done = r.set_weight(space, &address, weight, self.now)?;
-                    Ok(Of {
-                        weight: Some(done.weight),
-                        ..Of::addr(&addr)
-                    })
+                    Ok(Of { weight: Some(done.weight), ..Of::addr(&addr) })
                 })
             }
             Endpoint::Drain => self.one(ns, |r, space| {
                 let done = r.drain(space, &address, self.now, events)?;
-                Ok(Of {
-                    connections: Some(done.conns),
-                    ..Of::addr(&addr)
-                })
+                Ok(Of { connections: Some(done.conns), ..Of::addr(&addr) })
             }),
             _ => self.one(ns, |r, space| {
                 r.remove(space, &address, events)?;
@@ -304,22 +273,10 @@ impl Call<'_> {
         };
         let done = registry.add(ns, registration, self.rules, self.now, events);
         drop(registry);
-        let Change {
-            weight,
-            max_conns,
-            enabled,
-            ..
-        } = done.map_err(failure)?;
+        let Change { weight, max_conns, enabled, .. } = done.map_err(failure)?;
         let host = registration.address.host();
         let port = registration.address.port();
-        Ok(Reply::success(Added {
-            addr,
-            host: &host,
-            port,
-            weight,
-            max_conns,
-            enabled,
-        }))
+        Ok(Reply::success(Added { addr, host: &host, port, weight, max_conns, enabled }))
     }
 
     fn status(&self, ns: Option<SpaceName<'_>>) -> Result<Reply, Reply> {
@@ -333,14 +290,7 @@ impl Call<'_> {
         let mut cursor = Cursor::START;
         while !cursor.done {
             registry = self.lock()?;
-            registry.read(
-                space,
-                &mut cursor,
-                SLICE,
-                self.rules,
-                self.now,
-                &mut servers,
-            );
+            registry.read(space, &mut cursor, SLICE, self.rules, self.now, &mut servers);
             drop(registry);
         }
         Ok(Reply::status(&name, &servers, self.now.wall))

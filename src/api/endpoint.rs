@@ -4,10 +4,7 @@ use super::Reply;
 
 /// What can be asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(
-    missing_docs,
-    reason = "each is the endpoint of that name in the API's table"
-)]
+#[expect(missing_docs, reason = "each is the endpoint of that name in the API's table")]
 pub enum Endpoint {
     Add,
     Remove,
@@ -66,10 +63,7 @@ impl Endpoint {
         let found = ALL.into_iter().find(|(known, _)| *known == name);
         found.map(|(_, endpoint)| endpoint).ok_or_else(|| {
             let known: Vec<_> = ALL.into_iter().map(|(known, _)| known).collect();
-            Reply::error(
-                404,
-                format!("Unknown endpoint: {name}; there are {}", known.join(", ")),
-            )
+            Reply::error(404, format!("Unknown endpoint: {name}; there are {}", known.join(", ")))
         })
     }
 
@@ -99,10 +93,7 @@ impl Endpoint {
                 _ => "POST",
             };
             let message = format!("Method not allowed; allowed are {allow}");
-            return Err(Reply {
-                allow: Some(allow),
-                ..Reply::error(405, message)
-            });
+            return Err(Reply { header: Some(("Allow", allow)), ..Reply::error(405, message) });
         }
         if post && access.read_only {
             return Err(Reply::error(403, "This location is read only".to_owned()));

@@ -12,15 +12,7 @@ use crate::registry::{AddressError, Host, MAX_CONNS_MAX, SpaceName, WEIGHT_MAX, 
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// Parameters that endpoints know.
-const KNOWN: [&str; 7] = [
-    "ns",
-    "host",
-    "port",
-    "weight",
-    "max_conns",
-    "action",
-    "ready",
-];
+const KNOWN: [&str; 7] = ["ns", "host", "port", "weight", "max_conns", "action", "ready"];
 
 /// How a body is to be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,14 +28,8 @@ pub enum BodyKind {
 impl BodyKind {
     /// By the value of a Content-Type header; `None`: there is none.
     pub fn of(content_type: Option<&[u8]>) -> Self {
-        let Some(value) = content_type else {
-            return Self::Form;
-        };
-        let mime = value
-            .split(|b| *b == b';')
-            .next()
-            .unwrap_or_default()
-            .trim_ascii();
+        let Some(value) = content_type else { return Self::Form };
+        let mime = value.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
         if mime.is_empty() || mime.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
             Self::Form
         } else if mime.eq_ignore_ascii_case(b"application/json") {
@@ -88,16 +74,11 @@ impl Params {
             }
         }
         if strict
-            && let Some((name, _)) = params
-                .0
-                .iter()
-                .find(|(name, _)| !KNOWN.contains(&name.as_str()))
+            && let Some((name, _)) =
+                params.0.iter().find(|(name, _)| !KNOWN.contains(&name.as_str()))
         {
             let known = KNOWN.join(", ");
-            return Err(bad(format!(
-                "Unknown parameter \"{}\"; known are {known}",
-                short(name)
-            )));
+            return Err(bad(format!("Unknown parameter \"{}\"; known are {known}", short(name))));
         }
         Ok(params)
     }
@@ -113,11 +94,8 @@ impl Params {
     }
 
     fn json(&mut self, body: &[u8]) -> Result<(), Reply> {
-        let members: Members = serde_json::from_slice(body).map_err(|e| {
-            bad(format!(
-                "Malformed JSON: {e}; expected an object of parameters"
-            ))
-        })?;
+        let members: Members = serde_json::from_slice(body)
+            .map_err(|e| bad(format!("Malformed JSON: {e}; expected an object of parameters")))?;
         for (name, value) in members.0 {
             let value = match value {
                 Value::Null => continue,
@@ -137,20 +115,14 @@ impl Params {
 
     fn push(&mut self, name: String, value: String) -> Result<(), Reply> {
         if self.get(&name).is_some() {
-            return Err(bad(format!(
-                "Parameter \"{}\" is given more than once",
-                short(&name)
-            )));
+            return Err(bad(format!("Parameter \"{}\" is given more than once", short(&name))));
         }
         self.0.push((name, value));
         Ok(())
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
     /// Whether it is there, whatever its value.
@@ -160,9 +132,7 @@ impl Params {
 
     /// The host; `None` when it is left out or empty.
     pub(super) fn host(&self) -> Result<Option<Host>, Reply> {
-        let Some(text) = self.get("host").filter(|text| !text.is_empty()) else {
-            return Ok(None);
-        };
+        let Some(text) = self.get("host").filter(|text| !text.is_empty()) else { return Ok(None) };
         parse_host(text).map(Some).map_err(|e| {
             bad(match e {
                 AddressError::Unspecified => {
@@ -200,20 +170,14 @@ impl Params {
         match self.get("action") {
             Some("enable") => Ok(true),
             Some("disable") => Ok(false),
-            Some(_) => Err(bad(
-                "Parameter \"action\" must be enable or disable".to_owned()
-            )),
-            None => Err(bad(
-                "Parameter \"action\" is required: enable or disable".to_owned()
-            )),
+            Some(_) => Err(bad("Parameter \"action\" must be enable or disable".to_owned())),
+            None => Err(bad("Parameter \"action\" is required: enable or disable".to_owned())),
         }
     }
 
     /// The namespace, when given.
     pub(super) fn namespace(&self) -> Result<Option<SpaceName<'_>>, Reply> {
-        let Some(name) = self.get("ns") else {
-            return Ok(None);
-        };
+        let Some(name) = self.get("ns") else { return Ok(None) };
         SpaceName::new(name.as_bytes())
             .map(Some)
             .ok_or_else(|| bad(format!("Parameter \"ns\" must be {}", SpaceName::SYNTAX)))
@@ -221,27 +185,17 @@ impl Params {
 
     fn required(&self, name: &str, min: u32, max: u32) -> Result<u32, Reply> {
         self.number(name, min, max)?.ok_or_else(|| {
-            bad(format!(
-                "Parameter \"{name}\" is required: an integer from {min} to {max}"
-            ))
+            bad(format!("Parameter \"{name}\" is required: an integer from {min} to {max}"))
         })
     }
 
     fn number(&self, name: &str, min: u32, max: u32) -> Result<Option<u32>, Reply> {
-        let Some(text) = self.get(name) else {
-            return Ok(None);
-        };
+        let Some(text) = self.get(name) else { return Ok(None) };
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let value = if digits {
-            text.parse::<u32>().ok()
-        } else {
-            None
-        };
+        let value = if digits { text.parse::<u32>().ok() } else { None };
         match value {
             Some(n) if (min..=max).contains(&n) => Ok(Some(n)),
-            _ => Err(bad(format!(
-                "Parameter \"{name}\" must be an integer from {min} to {max}"
-            ))),
+            _ => Err(bad(format!("Parameter \"{name}\" must be an integer from {min} to {max}"))),
         }
     }
 }
@@ -250,11 +204,7 @@ impl Params {
 fn short(text: &str) -> String {
     let mut chars = text.chars();
     let start: String = chars.by_ref().take(40).collect();
-    if chars.next().is_some() {
-        start + "…"
-    } else {
-        start
-    }
+    if chars.next().is_some() { start + "…" } else { start }
 }
 
 fn well_escaped(text: &[u8]) -> bool {

@@ -11,8 +11,8 @@ pub struct Reply {
     pub status: u16,
     /// JSON.
     pub body: Vec<u8>,
-    /// The Allow header that goes with 405.
-    pub allow: Option<&'static str>,
+    /// A header that goes with it: Allow with 405, WWW-Authenticate with 401.
+    pub header: Option<(&'static str, &'static str)>,
     /// What an error says.
     pub error: Option<String>,
 }
@@ -84,40 +84,29 @@ impl Reply {
         // Serialising these types into memory has no way to fail.
         let mut body = serde_json::to_vec(body).unwrap_or_default();
         body.push(b'\n');
-        Self {
-            status,
-            body,
-            allow: None,
-            error: None,
-        }
+        Self { status, body, header: None, error: None }
     }
 
     /// An error.
     pub fn error(status: u16, message: String) -> Self {
-        let reply = Self::json(
-            status,
-            &Failure {
-                code: status,
-                message: &message,
-            },
-        );
+        let reply = Self::json(status, &Failure { code: status, message: &message });
+        Self { error: Some(message), ..reply }
+    }
+
+    /// The request has no good token.
+    pub fn unauthorized() -> Self {
+        let message = "A valid token is required: \
+                       Authorization: Bearer TOKEN, or X-API-Token: TOKEN";
         Self {
-            error: Some(message),
-            ..reply
+            header: Some(("WWW-Authenticate", "Bearer realm=\"registry\"")),
+            ..Self::error(401, message.to_owned())
         }
     }
 
     /// What was asked for is done, or here.
     pub(super) fn success(data: impl Serialize) -> Self {
         let (code, message) = (200, "Success");
-        let body = Envelope {
-            code,
-            message,
-            status: None,
-            data,
-            total: None,
-            timestamp: None,
-        };
+        let body = Envelope { code, message, status: None, data, total: None, timestamp: None };
         Self::json(code, &body)
     }
 
@@ -141,11 +130,7 @@ impl Reply {
         let code = if ready && !healthy { 503 } else { 200 };
         let body = Envelope {
             code,
-            message: if code == 200 {
-                "Success"
-            } else {
-                "No server is eligible"
-            },
+            message: if code == 200 { "Success" } else { "No server is eligible" },
             status: Some(if healthy { "healthy" } else { "unhealthy" }),
             data: HealthJson {
                 total_servers: health.total_servers,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::registry::{Events, Now, OnDuplicate, OnExpire, Rules, SpaceName};
+use crate::registry::{Events, Network, Now, OnDuplicate, OnExpire, Rules, SpaceName};
 use crate::shm::Zone;
 use crate::shm::testing::zone;
 
@@ -21,6 +21,7 @@ struct Site {
     zone: &'static Zone,
     namespace: Option<SpaceName<'static>>,
     access: Access,
+    allow: Vec<Network>,
     client: Option<IpAddr>,
     now: Now,
 }
@@ -31,11 +32,9 @@ impl Site {
             zone: zone(256 * 1024),
             namespace: None,
             access: Access::default(),
+            allow: Vec::new(),
             client: Some(Ipv4Addr::LOCALHOST.into()),
-            now: Now {
-                mono: 1_000_000,
-                wall: 1_700_000_000_250,
-            },
+            now: Now { mono: 1_000_000, wall: 1_700_000_000_250 },
         }
     }
 
@@ -59,19 +58,9 @@ impl Site {
             body_kind: kind,
             client: self.client,
         };
-        let door = Door {
-            namespace: self.namespace,
-            access: self.access,
-        };
+        let door = Door { namespace: self.namespace, access: self.access, allow: &self.allow };
         let mut events = Events::default();
-        read(&answer(
-            &request,
-            &door,
-            self.zone,
-            &RULES,
-            self.now,
-            &mut events,
-        ))
+        read(&answer(&request, &door, self.zone, &RULES, self.now, &mut events))
     }
 
     fn post(&self, endpoint: &str, query: &str) -> (u16, Value) {
@@ -91,10 +80,7 @@ impl Site {
 fn read(reply: &Reply) -> (u16, Value) {
     let value: Value = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!(value["code"], reply.status);
-    assert_eq!(
-        reply.error.is_some(),
-        reply.status != 200 && value.get("data").is_none()
-    );
+    assert_eq!(reply.error.is_some(), reply.status != 200 && value.get("data").is_none());
     (reply.status, value)
 }
 
@@ -119,19 +105,11 @@ fn the_clients_address_stands_in_for_a_host_that_is_left_out_or_empty() {
         assert_eq!(site.post("add", query).1["data"]["addr"], "127.0.0.1:1");
     }
     site.client = Some("::ffff:10.1.2.3".parse().unwrap());
-    assert_eq!(
-        site.post("add", "ns=a&port=1").1["data"]["host"],
-        "10.1.2.3"
-    );
+    assert_eq!(site.post("add", "ns=a&port=1").1["data"]["host"], "10.1.2.3");
     site.client = None;
     let (status, body) = site.post("add", "ns=a&port=1");
     assert_eq!(status, 400);
-    assert!(
-        body["message"]
-            .as_str()
-            .unwrap()
-            .contains("\"host\" is required")
-    );
+    assert!(body["message"].as_str().unwrap().contains("\"host\" is required"));
 }
 
 #[test]
@@ -141,10 +119,8 @@ fn parameters_come_as_query_form_or_json() {
     let (_, body) = site.ask(Method::Post, "add", "weight=3", form, BodyKind::Form);
     assert_eq!(body["data"]["addr"], "[::1]:81");
     assert_eq!(body["data"]["weight"], 3);
-    let (_, body) = site.json(
-        "add",
-        r#"{"ns":"a","port":82,"host":"::1","max_conns":"7","weight":null}"#,
-    );
+    let (_, body) =
+        site.json("add", r#"{"ns":"a","port":82,"host":"::1","max_conns":"7","weight":null}"#);
     assert_eq!(body["data"]["max_conns"], 7);
     assert_eq!(site.json("add", "").0, 400, "no parameters");
 }
@@ -162,35 +138,20 @@ fn bad_parameters_are_named_with_what_they_may_be() {
         ("ns=a&port=1.0", "\"port\" must be"),
         ("ns=a&port=99999999999999999999", "\"port\" must be"),
         ("ns=a&port=1&port=1", "\"port\" is given more than once"),
-        (
-            "ns=a&port=1&weight=65536",
-            "\"weight\" must be an integer from 0 to 65535",
-        ),
+        ("ns=a&port=1&weight=65536", "\"weight\" must be an integer from 0 to 65535"),
         (
             "ns=a&port=1&max_conns=2147483648",
             "\"max_conns\" must be an integer from 0 to 2147483647",
         ),
-        (
-            "ns=a&port=1&host=0.0.0.0",
-            "\"host\" must not be the unspecified address",
-        ),
-        (
-            "ns=a&port=1&host=a%20b",
-            "\"host\" must be an IPv4 or IPv6 address",
-        ),
+        ("ns=a&port=1&host=0.0.0.0", "\"host\" must not be the unspecified address"),
+        ("ns=a&port=1&host=a%20b", "\"host\" must be an IPv4 or IPv6 address"),
         ("ns=a&port=1&host=%00", "\"host\" must be"),
         ("ns=a&port=1&host=%ff", "\"host\" must be"),
-        (
-            "ns=a&port=1&host=example.com",
-            "host names are not supported",
-        ),
+        ("ns=a&port=1&host=example.com", "host names are not supported"),
         ("ns=a%2Fb&port=1", "\"ns\" must be 1 to 64 letters"),
         ("ns=a&port=1&wieght=1", "Unknown parameter \"wieght\""),
         ("ns=a&port=%zz", "Malformed percent-encoding"),
-        (
-            "port=1",
-            "\"ns\" is required: the registry has 0 namespaces",
-        ),
+        ("port=1", "\"ns\" is required: the registry has 0 namespaces"),
     ] {
         let (status, body) = site.post("add", query);
         let message = body["message"].as_str().unwrap();
@@ -202,14 +163,8 @@ fn bad_parameters_are_named_with_what_they_may_be() {
         ("[]", "Malformed JSON"),
         ("7", "Malformed JSON"),
         (r#"{"ns":"a","port":1,"port":1}"#, "more than once"),
-        (
-            r#"{"ns":"a","port":[1]}"#,
-            "\"port\" must be a string or a number",
-        ),
-        (
-            r#"{"ns":"a","port":true}"#,
-            "\"port\" must be a string or a number",
-        ),
+        (r#"{"ns":"a","port":[1]}"#, "\"port\" must be a string or a number"),
+        (r#"{"ns":"a","port":true}"#, "\"port\" must be a string or a number"),
         (r#"{"ns":"a","port":1.0}"#, "\"port\" must be an integer"),
     ] {
         let (status, reply) = site.json("add", body);
@@ -238,16 +193,9 @@ fn endpoints_take_their_methods() {
     assert_eq!(site.get("add", "ns=a&port=3").0, 403);
     assert_eq!(site.get("status", "ns=a").1["total"], 2);
     let (_, body) = site.get("nothing", "");
-    assert!(
-        body["message"]
-            .as_str()
-            .unwrap()
-            .starts_with("Unknown endpoint: nothing; there are")
-    );
-    let refused = Endpoint::Add
-        .admit(Method::Other, Access::default())
-        .unwrap_err();
-    assert_eq!((refused.status, refused.allow), (405, Some("POST")));
+    assert!(body["message"].as_str().unwrap().starts_with("Unknown endpoint: nothing; there are"));
+    let refused = Endpoint::Add.admit(Method::Other, Access::default()).unwrap_err();
+    assert_eq!((refused.status, refused.header), (405, Some(("Allow", "POST"))));
 }
 
 #[test]
@@ -258,10 +206,7 @@ fn a_locations_namespace_binds() {
     assert_eq!(site.post("add", "ns=mine&port=2").0, 200);
     let (status, body) = site.post("add", "ns=other&port=3");
     assert_eq!(status, 403);
-    assert_eq!(
-        body["message"],
-        "This location is for the namespace \"mine\" only"
-    );
+    assert_eq!(body["message"], "This location is for the namespace \"mine\" only");
     assert_eq!(site.get("status", "").1["total"], 2);
 }
 
@@ -273,12 +218,25 @@ fn without_a_name_the_zones_only_namespace_is_meant() {
     site.post("add", "ns=b&port=1");
     let (status, body) = site.post("refresh", "port=1");
     assert_eq!(status, 400);
-    assert!(
-        body["message"]
-            .as_str()
-            .unwrap()
-            .contains("has 2 namespaces")
-    );
+    assert!(body["message"].as_str().unwrap().contains("has 2 namespaces"));
+}
+
+#[test]
+fn only_servers_of_the_allowed_networks_can_be_added() {
+    let mut site = Site::new();
+    site.post("add", "ns=a&port=1&host=192.168.0.1");
+    site.allow = ["10.0.0.0/8", "2001:db8::/32"].map(|n| Network::parse(n).unwrap()).to_vec();
+    for host in ["10.255.0.1", "::ffff:10.0.0.1", "2001:db8::1"] {
+        assert_eq!(site.post("add", &format!("ns=a&port=1&host={host}")).0, 200, "{host}");
+    }
+    for host in ["11.0.0.1", "127.0.0.1", "2001:db9::1", "192.168.0.1"] {
+        let (status, body) = site.post("add", &format!("ns=a&port=1&host={host}"));
+        assert_eq!(status, 403, "{host}");
+        assert!(body["message"].as_str().unwrap().contains(host));
+    }
+    assert_eq!(site.get("status", "").1["total"], 4);
+    let known = site.post("remove", "ns=a&port=1&host=192.168.0.1");
+    assert_eq!(known.0, 200, "what is there can be managed");
 }
 
 #[test]
@@ -326,27 +284,16 @@ fn what_is_not_there_is_404_in_the_words_that_clients_look_for() {
     let site = Site::new();
     for endpoint in ["refresh", "remove", "drain"] {
         let (status, body) = site.post(endpoint, "ns=a&port=1&host=10.0.0.1");
-        assert_eq!(
-            (status, &body["message"]),
-            (404, &json!("Server not found: 10.0.0.1:1"))
-        );
+        assert_eq!((status, &body["message"]), (404, &json!("Server not found: 10.0.0.1:1")));
     }
-    assert_eq!(
-        site.get("status", "ns=a").1["message"],
-        "Namespace not found: a"
-    );
+    assert_eq!(site.get("status", "ns=a").1["message"], "Namespace not found: a");
 }
 
 #[test]
 fn errors_are_escaped() {
     let site = Site::new();
     let (_, body) = site.post("add", "%22%0a%00=1");
-    assert!(
-        body["message"]
-            .as_str()
-            .unwrap()
-            .starts_with("Unknown parameter \"\"\n\0\"")
-    );
+    assert!(body["message"].as_str().unwrap().starts_with("Unknown parameter \"\"\n\0\""));
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use std::ptr::{null, null_mut};
 use ngx::ffi::{
     NGX_DONE, NGX_ERROR, NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_POST, NGX_LOG_ERR, NGX_LOG_INFO,
     ngx_command_t, ngx_conf_t, ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t, ngx_http_core_module,
-    ngx_http_request_t, ngx_int_t,
+    ngx_http_core_srv_conf_t, ngx_http_request_t, ngx_int_t,
 };
 use ngx::http::HttpModuleLocationConf;
 
@@ -65,6 +65,15 @@ fn core_conf<'a>(cf: *mut ngx_conf_t) -> &'a mut ngx_http_core_loc_conf_t {
     }
 }
 
+/// The core module's configuration of the server block that `cf` is about.
+fn server_conf(cf: *mut ngx_conf_t) -> *const ngx_http_core_srv_conf_t {
+    // SAFETY: as in `core_conf`.
+    unsafe {
+        let context = (*cf).ctx.cast::<ngx_http_conf_ctx_t>();
+        (*(*context).srv_conf.add(ngx_http_core_module.ctx_index)).cast()
+    }
+}
+
 /// `registry_api ZONE [namespace=NAME] [read_only] [allow_get];`
 pub(super) unsafe extern "C" fn cmd_set_api(
     cf: *mut ngx_conf_t,
@@ -94,10 +103,7 @@ fn set_api(cf: *mut ngx_conf_t, location: &mut ApiConf) -> Result<(), conf::Outc
             b"allow_get" => &mut location.access.allow_get,
             b if b.starts_with(b"namespace=") => {
                 if location.namespace.is_some() {
-                    return Err(conf::refuse(
-                        cf,
-                        format_args!("duplicate parameter \"{word}\""),
-                    ));
+                    return Err(conf::refuse(cf, format_args!("duplicate parameter \"{word}\"")));
                 }
                 location.namespace = Some(read_namespace(cf, word)?);
                 continue;
@@ -113,10 +119,7 @@ fn set_api(cf: *mut ngx_conf_t, location: &mut ApiConf) -> Result<(), conf::Outc
             }
         };
         if std::mem::replace(set, true) {
-            return Err(conf::refuse(
-                cf,
-                format_args!("duplicate parameter \"{word}\""),
-            ));
+            return Err(conf::refuse(cf, format_args!("duplicate parameter \"{word}\"")));
         }
     }
     if let Some(Namespace::Fixed(name)) = &location.namespace {
@@ -140,16 +143,15 @@ pub(super) unsafe extern "C" fn merge_conf(
         || {
             // SAFETY: nginx passes what `create_conf` made.
             let location = unsafe { &mut *location.cast::<ApiConf>() };
-            let Some(place) = &location.place else {
-                return conf::OK;
-            };
-            let Some(main) = MainConf::of_conf(cf) else {
-                return conf::ERROR;
-            };
+            let Some(place) = &location.place else { return conf::OK };
+            let Some(main) = MainConf::of_conf(cf) else { return conf::ERROR };
             let Ok(zone) = main.find_zone(cf, &location.zone_name, place) else {
                 return conf::ERROR;
             };
             location.zone = zone;
+            if !location.access.read_only {
+                main.doors.push((server_conf(cf), zone));
+            }
             // The core module would answer a long body with a page of HTML. The handler has a limit of
             // its own and answers in JSON.
             core_conf(cf).client_max_body_size = 0;
@@ -186,7 +188,7 @@ impl Reader for Call {
                     finish(r, call.endpoint, &body)
                 }
                 (Ended::Broken, _) | (_, None) => FAILED,
-                (how, _) => send(r, unread(how)),
+                (how, _) => decline(r, unread(how)),
             },
         );
         request::finalize(r, rc);
@@ -196,10 +198,7 @@ impl Reader for Call {
 /// This module's context of a request.
 fn context(r: *mut ngx_http_request_t) -> *mut *mut c_void {
     // SAFETY: nginx gives each request room for a context of each http module.
-    unsafe {
-        (*r).ctx
-            .add(super::ngx_http_upstream_registry_module.ctx_index)
-    }
+    unsafe { (*r).ctx.add(super::ngx_http_upstream_registry_module.ctx_index) }
 }
 
 /// The content handler.
@@ -208,9 +207,17 @@ unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
 }
 
 fn handle(r: *mut ngx_http_request_t) -> ngx_int_t {
-    let Some(conf) = conf_of(r) else {
-        return FAILED;
-    };
+    let Some(conf) = conf_of(r) else { return FAILED };
+    let Some(zone) = zone_of(conf) else { return FAILED };
+    // Who has no token learns nothing, not even which endpoints there are.
+    if !zone.tokens.admit(request::authorization(r), request::headers(r, b"x-api-token")) {
+        log(
+            NGX_LOG_INFO,
+            request::log_of(r),
+            format_args!("registry \"{}\": 401: no valid token", zone.name),
+        );
+        return decline(r, Reply::unauthorized());
+    }
     let method = method_of(r);
     let name = request::below_location(r).unwrap_or_default();
     let name = String::from_utf8_lossy(name);
@@ -229,13 +236,7 @@ fn handle(r: *mut ngx_http_request_t) -> ngx_int_t {
     }
 
     // SAFETY: `r` is the request being handled.
-    let call = pool::keep(
-        unsafe { (*r).pool },
-        Call {
-            endpoint,
-            body: Vec::new(),
-        },
-    );
+    let call = pool::keep(unsafe { (*r).pool }, Call { endpoint, body: Vec::new() });
     let Some(call) = call else { return FAILED };
     // SAFETY: the cell is this module's own.
     unsafe { *context(r) = call.as_ptr().cast() };
@@ -250,6 +251,11 @@ fn conf_of<'a>(r: *mut ngx_http_request_t) -> Option<&'a ApiConf> {
     Module::location_conf(unsafe { ngx::http::Request::from_ngx_http_request(r) }.as_ref())
 }
 
+fn zone_of(conf: &ApiConf) -> Option<&ZoneConf> {
+    // SAFETY: set in `merge_conf` to a zone of the same configuration.
+    unsafe { conf.zone.as_ref() }
+}
+
 fn method_of(r: *mut ngx_http_request_t) -> Method {
     match request::method(r) {
         NGX_HTTP_GET | NGX_HTTP_HEAD => Method::Get,
@@ -261,10 +267,9 @@ fn method_of(r: *mut ngx_http_request_t) -> Method {
 /// What is said about a body that could not be read.
 fn unread(how: Ended) -> Reply {
     match how {
-        Ended::TooLong | Ended::Status(413) => Reply::error(
-            413,
-            format!("The body is too long: at most {MAX_BODY} bytes"),
-        ),
+        Ended::TooLong | Ended::Status(413) => {
+            Reply::error(413, format!("The body is too long: at most {MAX_BODY} bytes"))
+        }
         Ended::Status(408) => Reply::error(408, "The body did not come in time".to_owned()),
         Ended::Status(status @ 400..500) => {
             Reply::error(status, "The body is malformed".to_owned())
@@ -273,7 +278,7 @@ fn unread(how: Ended) -> Reply {
     }
 }
 
-/// Answers without reading the body.
+/// Answers without reading the body, or the rest of it.
 fn decline(r: *mut ngx_http_request_t, reply: Reply) -> ngx_int_t {
     body::discard(r);
     send(r, reply)
@@ -281,16 +286,9 @@ fn decline(r: *mut ngx_http_request_t, reply: Reply) -> ngx_int_t {
 
 /// Does what is asked for and answers.
 fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_int_t {
-    let Some(conf) = conf_of(r) else {
-        return FAILED;
-    };
-    // SAFETY: set in `merge_conf` to a zone of the same configuration.
-    let Some(zone) = (unsafe { conf.zone.as_ref() }) else {
-        return FAILED;
-    };
-    let Some(local) = zone.local().filter(|local| local.is_attached()) else {
-        return FAILED;
-    };
+    let Some(conf) = conf_of(r) else { return FAILED };
+    let Some(zone) = zone_of(conf) else { return FAILED };
+    let Some(local) = zone.local().filter(|local| local.is_attached()) else { return FAILED };
 
     let namespace = match &conf.namespace {
         None => None,
@@ -320,31 +318,20 @@ fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_in
         body_kind: BodyKind::of(request::content_type(r)),
         client: request::client(r),
     };
-    let door = Door {
-        namespace,
-        access: conf.access,
-    };
+    let door = Door { namespace, access: conf.access, allow: &zone.allow };
     let mut events = Events::with_capacity(16);
     let reply = api::answer(&call, &door, &local.zone, &zone.rules, now(), &mut events);
     report(zone, request::log_of(r), &mut events);
     if let Some(error) = &reply.error {
         // A client's mistake is worth a line only to those who look for it; a full zone is the
         // operator's.
-        let level = if reply.status >= 500 {
-            NGX_LOG_ERR
-        } else {
-            NGX_LOG_INFO
-        };
+        let level = if reply.status >= 500 { NGX_LOG_ERR } else { NGX_LOG_INFO };
         let (name, status) = (&zone.name, reply.status);
-        log(
-            level,
-            request::log_of(r),
-            format_args!("registry \"{name}\": {status}: {error}"),
-        );
+        log(level, request::log_of(r), format_args!("registry \"{name}\": {status}: {error}"));
     }
     send(r, reply)
 }
 
 fn send(r: *mut ngx_http_request_t, reply: Reply) -> ngx_int_t {
-    reply::json(r, reply.status, reply.body, reply.allow)
+    reply::json(r, reply.status, reply.body, reply.header.as_slice())
 }

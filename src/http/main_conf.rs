@@ -4,14 +4,15 @@
 use std::ffi::{c_char, c_void};
 use std::ptr::null_mut;
 
-use ngx::ffi::{ngx_conf_t, ngx_cycle_t};
+use ngx::ffi::{NGX_LOG_WARN, ngx_conf_t, ngx_cycle_t, ngx_http_core_srv_conf_t, ngx_int_t};
 use ngx::http::HttpModuleMainConf;
 
 use super::Module;
 use super::upstream::{self, UpstreamConf};
 use super::zone::ZoneConf;
 use crate::nginx::conf::{self, Place};
-use crate::nginx::{border, pool};
+use crate::nginx::log::log;
+use crate::nginx::{border, listen, pool};
 
 /// The module's main configuration.
 #[derive(Default)]
@@ -21,6 +22,8 @@ pub(crate) struct MainConf {
     pub(super) zones: Vec<Box<ZoneConf>>,
     /// The upstreams with `registry` or `registry_balance`.
     pub(super) upstreams: Vec<*mut UpstreamConf>,
+    /// Locations where servers can be changed, by the server block that they are in.
+    pub(super) doors: Vec<(*const ngx_http_core_srv_conf_t, *const ZoneConf)>,
     /// Fixed namespaces that locations name, with the registry's name.
     pub(super) named: Vec<(String, String)>,
 }
@@ -49,11 +52,7 @@ impl MainConf {
         place: &Place,
     ) -> Result<&ZoneConf, ()> {
         self.zone(name).ok_or_else(|| {
-            let names: Vec<_> = self
-                .zones
-                .iter()
-                .map(|z| format!("\"{}\"", z.name))
-                .collect();
+            let names: Vec<_> = self.zones.iter().map(|z| format!("\"{}\"", z.name)).collect();
             let known = match names.len() {
                 0 => "declare one with: registry NAME SIZE { }".to_owned(),
                 _ => format!("there are {}", names.join(", ")),
@@ -94,4 +93,37 @@ pub(super) unsafe extern "C" fn init(cf: *mut ngx_conf_t, main: *mut c_void) -> 
             conf::OK
         },
     )
+}
+
+/// Called when the configuration has been read: says, once for each registry, when everybody who
+/// reaches this machine may register servers.
+pub(super) unsafe extern "C" fn warn_of_open_doors(cf: *mut ngx_conf_t) -> ngx_int_t {
+    border::guard(
+        || conf::conf_log(cf),
+        (),
+        || {
+            let Some(main) = MainConf::of_conf(cf) else { return };
+            for zone in &main.zones {
+                if !zone.tokens.is_empty() || !zone.allow.is_empty() {
+                    continue;
+                }
+                let doors = main.doors.iter().filter(|(_, z)| std::ptr::eq(*z, &**zone));
+                let open =
+                    doors.filter_map(|(server, _)| listen::beyond_loopback(cf, *server)).next();
+                if let Some(address) = open {
+                    let name = &zone.name;
+                    log(
+                        NGX_LOG_WARN,
+                        conf::conf_log(cf),
+                        format_args!(
+                            "registry \"{name}\": whoever reaches {address} can register servers: \
+                         set api_token or allow_servers in {}",
+                            zone.place
+                        ),
+                    );
+                }
+            }
+        },
+    );
+    0
 }

@@ -61,9 +61,7 @@ impl Peer {
 
     /// Adds a server to those tried. Without memory it may be tried again: a smaller evil.
     fn remember(&mut self, number: u64, pool: *mut ngx_pool_t) {
-        let Err(at) = self.tried().binary_search(&number) else {
-            return;
-        };
+        let Err(at) = self.tried().binary_search(&number) else { return };
         // SAFETY: both runs are in the request's pool and as long as `tried_cap` says.
         unsafe {
             if self.tried_len == self.tried_cap {
@@ -100,9 +98,7 @@ pub(super) unsafe extern "C" fn init_peer(
             unsafe {
                 let index = super::ngx_http_upstream_registry_module.ctx_index;
                 let upstream = (*(*us).srv_conf.add(index)).cast::<UpstreamConf>();
-                let Some(peer) = pool::room::<Peer>((*r).pool) else {
-                    return FAILED;
-                };
+                let Some(peer) = pool::room::<Peer>((*r).pool) else { return FAILED };
                 // `first` stays as it is until `get` writes it.
                 let at = peer.as_ptr();
                 addr_of_mut!((*at).upstream).write(upstream);
@@ -155,16 +151,10 @@ unsafe extern "C" fn get_peer(pc: *mut ngx_peer_connection_t, data: *mut c_void)
 unsafe fn get(pc: &mut ngx_peer_connection_t, peer: *mut Peer) -> ngx_int_t {
     // SAFETY: by this function's contract; the configuration outlives the request.
     let upstream = unsafe { &*(*peer).upstream };
-    let Some(zone) = upstream.zone() else {
-        return FAILED;
-    };
-    let Some(local) = zone.local().filter(|local| local.is_attached()) else {
-        return FAILED;
-    };
+    let Some(zone) = upstream.zone() else { return FAILED };
+    let Some(local) = zone.local().filter(|local| local.is_attached()) else { return FAILED };
     // SAFETY: as above.
-    let Some(attempt) = (unsafe { room_for_try(peer) }) else {
-        return FAILED;
-    };
+    let Some(attempt) = (unsafe { room_for_try(peer) }) else { return FAILED };
     // SAFETY: as above; `first` is not touched through this reference.
     let p = unsafe { &mut *peer };
     // SAFETY: room in the request's pool, made for a Try and not used by another try.
@@ -239,31 +229,21 @@ fn take(
     target: &mut Target,
     pc: &ngx_peer_connection_t,
 ) -> Result<(Flight, usize), Nobody> {
-    let gone = Nobody {
-        no_namespace: true,
-        ..Nobody::default()
-    };
+    let gone = Nobody { no_namespace: true, ..Nobody::default() };
     let variable = match &upstream.namespace {
         Some(Namespace::Variable(value)) => Some(conf::evaluate(p.request, *value).ok_or(gone)?),
         _ => None,
     };
     let mut hands = local.hands();
     let hands = &mut *hands;
-    let Some(worker) = hands.worker.as_mut() else {
-        return Err(gone);
-    };
-    let Ok(mut registry) = Registry::lock(&local.zone) else {
-        return Err(gone);
-    };
+    let Some(worker) = hands.worker.as_mut() else { return Err(gone) };
+    let Ok(mut registry) = Registry::lock(&local.zone) else { return Err(gone) };
 
     let space = match (p.space, variable) {
         (Some(space), _) => Some(space),
         (None, Some(name)) => SpaceName::new(name).and_then(|name| registry.find_space(name)),
         (None, None) => {
-            let known = upstream
-                .space
-                .borrow()
-                .filter(|space| registry.is_current(*space));
+            let known = upstream.space.borrow().filter(|space| registry.is_current(*space));
             let found =
                 known.or_else(|| upstream.fixed().and_then(|name| registry.find_space(name)));
             *upstream.space.borrow_mut() = found;
@@ -272,20 +252,8 @@ fn take(
     };
     let space = space.ok_or(gone)?;
     p.space = Some(space);
-    let choice = Choice {
-        space,
-        policy: upstream.policy,
-        tried: p.tried(),
-        again,
-    };
-    let taken = registry.take(
-        worker,
-        &choice,
-        &zone.rules,
-        now(),
-        target,
-        &mut hands.events,
-    );
+    let choice = Choice { space, policy: upstream.policy, tried: p.tried(), again };
+    let taken = registry.take(worker, &choice, &zone.rules, now(), target, &mut hands.events);
     drop(registry);
     report(zone, pc.log, &mut hands.events);
     taken
@@ -302,9 +270,7 @@ fn refuse(
     let name = match &upstream.namespace {
         Some(Namespace::Fixed(name)) => name.clone(),
         Some(Namespace::Variable(value)) => conf::evaluate(p.request, *value)
-            .map_or_else(String::new, |name| {
-                String::from_utf8_lossy(name).into_owned()
-            }),
+            .map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned()),
         None => String::new(),
     };
     log(
@@ -334,9 +300,7 @@ unsafe extern "C" fn free_peer(
 
 fn free(pc: &mut ngx_peer_connection_t, peer: &mut Peer, state: ngx_uint_t) {
     // Taken out: whatever comes after, this request is given back once.
-    let Some(flight) = peer.flight.take() else {
-        return;
-    };
+    let Some(flight) = peer.flight.take() else { return };
     let verdict = if state & NGX_PEER_FAILED as ngx_uint_t == 0 {
         Verdict::Fine
     } else if went_stale(pc, received(peer.request)) {
@@ -361,11 +325,7 @@ fn free(pc: &mut ngx_peer_connection_t, peer: &mut Peer, state: ngx_uint_t) {
         drop(registry);
         alone = released.alone;
         if released.failed {
-            log(
-                NGX_LOG_WARN,
-                pc.log,
-                format_args!("upstream server temporarily disabled"),
-            );
+            log(NGX_LOG_WARN, pc.log, format_args!("upstream server temporarily disabled"));
         }
     }
     if alone {
@@ -401,10 +361,7 @@ mod session {
             FAILED,
             || {
                 let Some(flight) = peer.flight else { return 0 };
-                upstream(peer)
-                    .sessions
-                    .borrow()
-                    .resume(pc, flight.slot(), flight.number)
+                upstream(peer).sessions.borrow().resume(pc, flight.slot(), flight.number)
             },
         )
     }
@@ -422,10 +379,7 @@ mod session {
             (),
             || {
                 if let Some(flight) = peer.flight {
-                    upstream(peer)
-                        .sessions
-                        .borrow_mut()
-                        .save(pc, flight.slot(), flight.number);
+                    upstream(peer).sessions.borrow_mut().save(pc, flight.slot(), flight.number);
                 }
             },
         );

@@ -164,11 +164,7 @@ fn set_registry(cf: *mut ngx_conf_t, upstream: &mut UpstreamConf) -> Result<(), 
     // SAFETY: the upstream that is being read.
     unsafe {
         if (*us).peer.init_upstream.is_some() {
-            log_conf(
-                NGX_LOG_WARN,
-                cf,
-                format_args!("load balancing method redefined"),
-            );
+            log_conf(NGX_LOG_WARN, cf, format_args!("load balancing method redefined"));
         }
         (*us).peer.init_upstream = Some(init_upstream);
         (*us).flags = (NGX_HTTP_UPSTREAM_CREATE
@@ -227,10 +223,7 @@ pub(super) unsafe extern "C" fn cmd_set_balance(
             if upstream.balance_place.is_some() {
                 return conf::DUPLICATE;
             }
-            let words: Vec<_> = conf::words(cf)[1..]
-                .iter()
-                .map(ToString::to_string)
-                .collect();
+            let words: Vec<_> = conf::words(cf)[1..].iter().map(ToString::to_string).collect();
             let method = words.join(" ");
             let Some(policy) = balance::by_name(&method) else {
                 let names = balance::POLICIES.map(Policy::name).join(" or ");
@@ -270,16 +263,9 @@ fn placeholder(
         let into = pool::room::<crate::nginx::peer::SocketAddress>((*cf).pool)?;
         into.write(address);
         let name = "registry";
-        let name = ngx_str_t {
-            len: name.len(),
-            data: name.as_ptr().cast_mut(),
-        };
+        let name = ngx_str_t { len: name.len(), data: name.as_ptr().cast_mut() };
         let addr = pool::room::<ngx_addr_t>((*cf).pool)?;
-        addr.write(ngx_addr_t {
-            sockaddr: into.as_ptr().cast::<sockaddr>(),
-            socklen: len,
-            name,
-        });
+        addr.write(ngx_addr_t { sockaddr: into.as_ptr().cast::<sockaddr>(), socklen: len, name });
         let server = ngx_array_push((*us).servers).cast::<ngx_http_upstream_server_t>();
         let server = server.as_mut()?;
         *server = std::mem::zeroed();
@@ -362,9 +348,7 @@ fn init(
         // SAFETY: nginx resolved the line into `naddrs` addresses.
         let addrs = unsafe { std::slice::from_raw_parts(server.addrs, server.naddrs) };
         for addr in addrs {
-            upstream
-                .statics
-                .push(static_server(cf, &place, server, addr)?);
+            upstream.statics.push(static_server(cf, &place, server, addr)?);
         }
     }
     upstream.initialised = true;

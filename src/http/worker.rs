@@ -91,11 +91,7 @@ pub(super) fn report(zone: &ZoneConf, to: *mut ngx_log_t, events: &mut Events) {
 #[cold]
 fn report_all(zone: &ZoneConf, to: *mut ngx_log_t, events: &mut Events) {
     for event in events.drain() {
-        log(
-            NGX_LOG_NOTICE,
-            to,
-            format_args!("registry \"{}\": {event}", zone.name),
-        );
+        log(NGX_LOG_NOTICE, to, format_args!("registry \"{}\": {event}", zone.name));
     }
 }
 
@@ -145,11 +141,7 @@ fn renew(main: &MainConf, conf: &ZoneConf, old: *const ngx_cycle_t, log_to: *mut
     let mut events = Events::default();
     let name = &conf.name;
     let complain = |e: &dyn std::fmt::Display| {
-        log(
-            NGX_LOG_WARN,
-            log_to,
-            format_args!("registry \"{name}\": {e}"),
-        );
+        log(NGX_LOG_WARN, log_to, format_args!("registry \"{name}\": {e}"));
     };
     let mut registry = match Registry::lock(&zone) {
         Ok(registry) => registry,
@@ -198,10 +190,7 @@ fn attach(cycle: *const ngx_cycle_t) {
         process.timers.clear();
         let opened: Vec<_> = zones.iter().map(|conf| conf.open()).collect();
         process.locals.retain(|local| {
-            let stays = opened
-                .iter()
-                .flatten()
-                .any(|z| z.base() == local.zone.base());
+            let stays = opened.iter().flatten().any(|z| z.base() == local.zone.base());
             if !stays {
                 local.detach();
             }
@@ -209,11 +198,7 @@ fn attach(cycle: *const ngx_cycle_t) {
         });
         for (conf, zone) in zones.iter().zip(opened) {
             let Some(zone) = zone else { continue };
-            let known = process
-                .locals
-                .iter()
-                .copied()
-                .find(|l| l.zone.base() == zone.base());
+            let known = process.locals.iter().copied().find(|l| l.zone.base() == zone.base());
             let local = known.or_else(|| {
                 let local = join(conf, zone)?;
                 process.locals.push(local);
@@ -227,9 +212,7 @@ fn attach(cycle: *const ngx_cycle_t) {
                     sweep: None,
                     events: Events::with_capacity(LINES),
                 };
-                process
-                    .timers
-                    .push(Timer::start(cleanup, conf.cleanup_interval));
+                process.timers.push(Timer::start(cleanup, conf.cleanup_interval));
             }
         }
     });
@@ -240,20 +223,13 @@ fn join(conf: &ZoneConf, zone: Zone) -> Option<&'static Local> {
         Ok(mut registry) => registry.join(process::pid()),
         Err(e) => {
             let name = &conf.name;
-            log(
-                NGX_LOG_WARN,
-                cycle_log(),
-                format_args!("registry \"{name}\": {e}"),
-            );
+            log(NGX_LOG_WARN, cycle_log(), format_args!("registry \"{name}\": {e}"));
             return None;
         }
     };
     Some(Box::leak(Box::new(Local {
         zone,
-        hands: RefCell::new(Hands {
-            worker: Some(worker),
-            events: Events::with_capacity(16),
-        }),
+        hands: RefCell::new(Hands { worker: Some(worker), events: Events::with_capacity(16) }),
         attached: Cell::new(true),
     })))
 }
@@ -319,9 +295,7 @@ impl Expired for Cleanup {
 
         let mut looked_at = 0;
         while !sweep.done && looked_at < TURN && self.events.len() < LINES {
-            let Ok(mut registry) = Registry::lock(&self.local.zone) else {
-                break;
-            };
+            let Ok(mut registry) = Registry::lock(&self.local.zone) else { break };
             registry.sweep(&mut sweep, SLICE, &conf.rules, now(), &mut self.events);
             looked_at += SLICE;
         }
@@ -331,12 +305,7 @@ impl Expired for Cleanup {
             return Some(1);
         }
         if sweep.removed + sweep.disabled > 0 {
-            let (
-                name,
-                Sweep {
-                    disabled, removed, ..
-                },
-            ) = (&conf.name, sweep);
+            let (name, Sweep { disabled, removed, .. }) = (&conf.name, sweep);
             log(
                 NGX_LOG_INFO,
                 cycle_log(),

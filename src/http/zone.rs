@@ -11,19 +11,18 @@ use ngx::http::HttpModule;
 
 use super::Module;
 use super::main_conf::MainConf;
+use super::settings;
 use super::worker::Local;
+use crate::api::Tokens;
 use crate::nginx::conf::{self, Place};
 use crate::nginx::log::log;
 use crate::nginx::process::cycle_log;
 use crate::nginx::{border, shm};
-use crate::registry::{OnDuplicate, OnExpire, Rules, SpaceName};
+use crate::registry::{Network, OnDuplicate, OnExpire, Rules, SpaceName};
 use crate::shm::{OpenError, Zone};
 
 /// Smallest zone, in bytes: room for about a hundred servers.
 const MIN_SIZE: usize = 128 * 1024;
-
-/// Longest times that the block takes: a year.
-const MAX_TIME: u64 = 365 * 24 * 3600 * 1000;
 
 /// A registry as configured.
 pub(crate) struct ZoneConf {
@@ -31,9 +30,13 @@ pub(crate) struct ZoneConf {
     pub(super) rules: Rules,
     /// Milliseconds between two cleanups.
     pub(super) cleanup_interval: u64,
+    /// Who may use the API.
+    pub(super) tokens: Tokens,
+    /// What may be registered; empty: everything.
+    pub(super) allow: Vec<Network>,
     pub(super) place: Place,
     /// Names of directives that the block has, to find what is there twice.
-    seen: Vec<String>,
+    pub(super) seen: Vec<String>,
     shm: Option<NonNull<ngx_shm_zone_t>>,
     /// This process's part in the zone: set when it begins to handle requests.
     pub(super) local: Cell<*const Local>,
@@ -50,6 +53,8 @@ impl ZoneConf {
                 on_duplicate: OnDuplicate::Refresh,
             },
             cleanup_interval: 10_000,
+            tokens: Tokens::default(),
+            allow: Vec::new(),
             place,
             seen: Vec::new(),
             shm: None,
@@ -107,9 +112,7 @@ pub(super) unsafe extern "C" fn cmd_registry_block(
 
 fn declare(cf: *mut ngx_conf_t) -> Result<(), conf::Outcome> {
     let main = MainConf::of_conf(cf).ok_or(conf::ERROR)?;
-    let [_, name, size] = conf::words(cf) else {
-        return Err(conf::ERROR);
-    };
+    let [_, name, size] = conf::words(cf) else { return Err(conf::ERROR) };
 
     // The rule for namespaces does for zones as well.
     if SpaceName::new(name.as_bytes()).is_none() {
@@ -159,20 +162,10 @@ fn declare(cf: *mut ngx_conf_t) -> Result<(), conf::Outcome> {
     .ok_or(conf::ERROR)?;
     // SAFETY: just made, dropped with the configuration.
     let shm_name = unsafe { leaked.as_ref() };
-    let mut shm_name = ngx_str_t {
-        len: shm_name.len(),
-        data: shm_name.as_ptr().cast_mut(),
-    };
+    let mut shm_name = ngx_str_t { len: shm_name.len(), data: shm_name.as_ptr().cast_mut() };
     zone.shm = Some(
-        shm::declare(
-            cf,
-            &mut shm_name,
-            bytes,
-            Module::module(),
-            init_zone,
-            data.cast(),
-        )
-        .ok_or(conf::ERROR)?,
+        shm::declare(cf, &mut shm_name, bytes, Module::module(), init_zone, data.cast())
+            .ok_or(conf::ERROR)?,
     );
     main.zones.push(zone);
     Ok(())
@@ -190,7 +183,7 @@ unsafe extern "C" fn cmd_inside(
         || {
             // SAFETY: `declare` passes the zone that is being read.
             let zone = unsafe { &mut *zone.cast::<ZoneConf>() };
-            match inside(cf, zone) {
+            match settings::read(cf, zone) {
                 Ok(()) => conf::OK,
                 Err(outcome) => outcome,
             }
@@ -198,98 +191,15 @@ unsafe extern "C" fn cmd_inside(
     )
 }
 
-fn inside(cf: *mut ngx_conf_t, zone: &mut ZoneConf) -> Result<(), conf::Outcome> {
-    const KNOWN: &str = "heartbeat_ttl, cleanup_interval, on_expire, remove_after and on_duplicate";
-    let words = conf::words(cf);
-    let name = words[0].to_string();
-    if ![
-        "heartbeat_ttl",
-        "cleanup_interval",
-        "on_expire",
-        "remove_after",
-        "on_duplicate",
-    ]
-    .contains(&name.as_str())
-    {
-        return Err(conf::refuse(
-            cf,
-            format_args!("unknown directive \"{name}\" in a registry block: there are {KNOWN}"),
-        ));
-    }
-    let [_, value] = words else {
-        return Err(conf::refuse(
-            cf,
-            format_args!("invalid number of arguments in \"{name}\" directive: it takes one"),
-        ));
-    };
-    if zone.seen.contains(&name) {
-        return Err(conf::refuse(
-            cf,
-            format_args!("\"{name}\" directive is duplicate"),
-        ));
-    }
-
-    let time = |min: u64, allowed: &str| match conf::time_ms(value) {
-        Some(ms) if ms <= MAX_TIME && (ms >= min) => Ok(ms),
-        _ => Err(conf::refuse(
-            cf,
-            format_args!("invalid time \"{value}\" in \"{name}\": {allowed}"),
-        )),
-    };
-    let one_of = |a: &str, b: &str| match value.as_bytes() {
-        v if v == a.as_bytes() => Ok(true),
-        v if v == b.as_bytes() => Ok(false),
-        _ => Err(conf::refuse(
-            cf,
-            format_args!("invalid value \"{value}\" in \"{name}\": it may be {a} or {b}"),
-        )),
-    };
-    match name.as_str() {
-        "heartbeat_ttl" => {
-            zone.rules.ttl = time(0, "write it as 30s, or 0 for servers that never expire")?;
-        }
-        "cleanup_interval" => {
-            zone.cleanup_interval = time(10, "write it as 10s, it must be at least 10ms")?;
-        }
-        "on_expire" => {
-            zone.rules.on_expire = if one_of("disable", "remove")? {
-                OnExpire::Disable
-            } else {
-                OnExpire::Remove
-            };
-        }
-        "remove_after" => {
-            zone.rules.remove_after = time(0, "write it as 120s, or 0 to never forget a server")?;
-        }
-        _ => {
-            zone.rules.on_duplicate = if one_of("refresh", "reject")? {
-                OnDuplicate::Refresh
-            } else {
-                OnDuplicate::Reject
-            };
-        }
-    }
-    zone.seen.push(name);
-    Ok(())
-}
-
 /// Called when the zone is mapped. Makes an empty zone in new memory, and changes nothing in memory
 /// that is kept: the new configuration may still fail.
 unsafe extern "C" fn init_zone(zone: *mut ngx_shm_zone_t, _old: *mut c_void) -> ngx_int_t {
     border::guard(cycle_log, NGX_ERROR as ngx_int_t, || {
         let made = NonNull::new(zone).and_then(shm::arena);
-        let Some((base, len, known)) = made else {
-            return NGX_ERROR as ngx_int_t;
-        };
+        let Some((base, len, known)) = made else { return NGX_ERROR as ngx_int_t };
         // SAFETY: the arena is all of the zone's memory and stays mapped with it; new memory is
         // seen by nobody else yet.
-        let zone = unsafe {
-            if known {
-                Zone::open(base, len)
-            } else {
-                Zone::create(base, len)
-            }
-        };
+        let zone = unsafe { if known { Zone::open(base, len) } else { Zone::create(base, len) } };
         match zone {
             Ok(_) => 0,
             Err(e) => {

@@ -93,9 +93,7 @@ unsafe extern "C" fn readable<R: Reader>(r: *mut ngx_http_request_t) {
 /// Takes what is there; `None`: more will come.
 fn go_on<R: Reader>(r: *mut ngx_http_request_t) -> Option<Ended> {
     loop {
-        let Some(reader) = R::of(r) else {
-            return Some(Ended::Broken);
-        };
+        let Some(reader) = R::of(r) else { return Some(Ended::Broken) };
         let bytes = reader.bytes();
         // SAFETY: `request_body` belongs to `r`; buffers are consumed as ngx_http_upstream does
         // with unbuffered bodies: `pos` moves to `last`, and the chain is taken out.
@@ -126,10 +124,7 @@ fn go_on<R: Reader>(r: *mut ngx_http_request_t) -> Option<Ended> {
             if rc < 0 && rc != NGX_AGAIN as ngx_int_t {
                 return Some(Ended::Broken);
             }
-            let came = (*r)
-                .request_body
-                .as_ref()
-                .is_some_and(|body| !body.bufs.is_null());
+            let came = (*r).request_body.as_ref().is_some_and(|body| !body.bufs.is_null());
             if rc == NGX_AGAIN as ngx_int_t && !came {
                 return None;
             }

@@ -34,9 +34,5 @@ fn report(to: *mut ngx_log_t, panic: &(dyn Any + Send)) {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("unknown");
-    log(
-        NGX_LOG_ALERT,
-        to,
-        format_args!("registry: internal error: {what}"),
-    );
+    log(NGX_LOG_ALERT, to, format_args!("registry: internal error: {what}"));
 }

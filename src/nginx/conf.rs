@@ -1,12 +1,14 @@
 //! Reading the configuration.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{OsStr, c_char, c_void};
 use std::fmt;
 use std::mem::zeroed;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::ptr::{NonNull, null_mut};
 
 use ngx::ffi::{
-    NGX_LOG_EMERG, ngx_conf_parse, ngx_conf_t, ngx_http_compile_complex_value,
+    NGX_LOG_EMERG, ngx_conf_full_name, ngx_conf_parse, ngx_conf_t, ngx_http_compile_complex_value,
     ngx_http_compile_complex_value_t, ngx_http_complex_value, ngx_http_complex_value_t,
     ngx_http_request_t, ngx_log_t, ngx_parse_size, ngx_parse_time, ngx_str_t,
 };
@@ -51,14 +53,8 @@ pub(crate) fn place(cf: *mut ngx_conf_t) -> Place {
     // the command line.
     unsafe {
         match (*cf).conf_file.as_ref() {
-            Some(f) => Place {
-                file: f.file.name.to_string(),
-                line: f.line,
-            },
-            None => Place {
-                file: "command line".into(),
-                line: 0,
-            },
+            Some(f) => Place { file: f.file.name.to_string(), line: f.line },
+            None => Place { file: "command line".into(), line: 0 },
         }
     }
 }
@@ -106,6 +102,20 @@ pub(crate) fn size(word: &ngx_str_t) -> Option<usize> {
     usize::try_from(unsafe { ngx_parse_size(&mut word) }).ok()
 }
 
+/// A path relative to the directory of the configuration file, made absolute. `None`: out of
+/// memory.
+pub(crate) fn full_path(cf: *mut ngx_conf_t, path: &str) -> Option<PathBuf> {
+    let mut name = ngx_str_t { len: path.len(), data: path.as_ptr().cast_mut() };
+    // SAFETY: nginx replaces `name` by a string in the cycle's pool when `path` is relative, and
+    // reads no byte beyond its length then. 1: relative to the configuration's directory.
+    unsafe {
+        if ngx_conf_full_name((*cf).cycle, &mut name, 1) != 0 {
+            return None;
+        }
+        Some(PathBuf::from(OsStr::from_bytes(name.as_bytes())))
+    }
+}
+
 /// Called for each directive of a block.
 pub(crate) type Inside =
     unsafe extern "C" fn(*mut ngx_conf_t, *mut ngx::ffi::ngx_command_t, *mut c_void) -> Outcome;
@@ -134,10 +144,7 @@ pub(crate) fn compile(
     unsafe {
         let into = pool::room::<ngx_http_complex_value_t>((*cf).pool)?;
         into.write(zeroed());
-        let mut text = ngx_str_t {
-            len: value.len(),
-            data: value.as_ptr().cast_mut(),
-        };
+        let mut text = ngx_str_t { len: value.len(), data: value.as_ptr().cast_mut() };
         let mut ccv: ngx_http_compile_complex_value_t = zeroed();
         ccv.cf = cf;
         ccv.value = &mut text;
@@ -160,10 +167,7 @@ pub(crate) fn evaluate<'a>(
     // SAFETY: made by `compile` for the configuration that handles `r`; the result lives in the
     // request's pool.
     unsafe {
-        let mut text = ngx_str_t {
-            len: 0,
-            data: null_mut(),
-        };
+        let mut text = ngx_str_t { len: 0, data: null_mut() };
         if ngx_http_complex_value(r, value.as_ptr(), &mut text) != 0 {
             return None;
         }

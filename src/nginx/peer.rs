@@ -56,11 +56,7 @@ impl SocketAddress {
 /// `connect` takes all the same. The pool compares addresses by their bytes and lengths; the kernel
 /// ignores what follows an IP address, and the end of a unix path is its zero byte.
 pub(crate) fn past_the_pool(len: socklen_t) -> socklen_t {
-    if len as usize == size_of::<libc::sockaddr_un>() {
-        len - 1
-    } else {
-        len + 1
-    }
+    if len as usize == size_of::<libc::sockaddr_un>() { len - 1 } else { len + 1 }
 }
 
 /// Whether a connection that failed was one from a pool, died before anything came from it, and
@@ -71,9 +67,7 @@ pub(crate) fn went_stale(pc: &ngx_peer_connection_t, bytes_received: u64) -> boo
     }
     // SAFETY: while a failed try is given back its connection, if there is one, is still open.
     unsafe {
-        let Some(c) = pc.connection.as_ref() else {
-            return false;
-        };
+        let Some(c) = pc.connection.as_ref() else { return false };
         (*c.read).timedout() == 0 && (*c.write).timedout() == 0
     }
 }

@@ -38,10 +38,7 @@ pub(crate) fn clocks() -> (u64, u64) {
     // this thread updates it.
     unsafe {
         let time = &*ngx_cached_time;
-        (
-            ngx_current_msec as u64,
-            time.sec as u64 * 1000 + time.msec as u64,
-        )
+        (ngx_current_msec as u64, time.sec as u64 * 1000 + time.msec as u64)
     }
 }
 

@@ -10,10 +10,7 @@ use ngx::ffi::{
 use super::pool;
 
 const fn literal(s: &'static str) -> ngx_str_t {
-    ngx_str_t {
-        len: s.len(),
-        data: s.as_ptr().cast_mut(),
-    }
+    ngx_str_t { len: s.len(), data: s.as_ptr().cast_mut() }
 }
 
 /// Adds a header. False: out of memory.
@@ -31,19 +28,17 @@ fn header(r: *mut ngx_http_request_t, name: &'static str, value: &'static str) -
     true
 }
 
-/// Sends `body` with `status`. Returns what the request is to be finalized with.
+/// Sends `body` with `status` and the headers in `extra`. Returns what the request is to be finalized with.
 pub(crate) fn json(
     r: *mut ngx_http_request_t,
     status: u16,
     body: Vec<u8>,
-    allow: Option<&'static str>,
+    extra: &[(&'static str, &'static str)],
 ) -> ngx_int_t {
     const FAILED: ngx_int_t = NGX_ERROR as ngx_int_t;
     // SAFETY: `r` is the request being answered; what is sent is kept in its pool.
     unsafe {
-        let Some(body) = pool::keep((*r).pool, body) else {
-            return FAILED;
-        };
+        let Some(body) = pool::keep((*r).pool, body) else { return FAILED };
         let body = body.as_ref();
 
         let out = &mut (*r).headers_out;
@@ -53,9 +48,8 @@ pub(crate) fn json(
         out.content_type_len = out.content_type.len;
         out.content_type_lowcase = null_mut();
         out.charset = literal("utf-8");
-        if !header(r, "Cache-Control", "no-store")
-            || allow.is_some_and(|methods| !header(r, "Allow", methods))
-        {
+        let all = extra.iter().chain(&[("Cache-Control", "no-store")]);
+        if !all.into_iter().all(|(name, value)| header(r, name, value)) {
             return FAILED;
         }
 
@@ -64,9 +58,7 @@ pub(crate) fn json(
             return rc;
         }
 
-        let Some(buf) = pool::room::<ngx_buf_t>((*r).pool) else {
-            return FAILED;
-        };
+        let Some(buf) = pool::room::<ngx_buf_t>((*r).pool) else { return FAILED };
         buf.write(std::mem::zeroed());
         let b = &mut *buf.as_ptr();
         b.pos = body.as_ptr().cast_mut();
@@ -76,10 +68,7 @@ pub(crate) fn json(
         b.set_memory(1);
         b.set_last_buf(u32::from(r == (*r).main));
         b.set_last_in_chain(1);
-        let mut chain = ngx_chain_t {
-            buf: b,
-            next: null_mut(),
-        };
+        let mut chain = ngx_chain_t { buf: b, next: null_mut() };
         ngx_http_output_filter(r, &mut chain)
     }
 }

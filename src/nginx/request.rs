@@ -1,12 +1,14 @@
 //! Reading a request.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::slice;
 
 use ngx::ffi::{
     ngx_http_core_loc_conf_t, ngx_http_core_module, ngx_http_finalize_request, ngx_http_request_t,
-    ngx_int_t, ngx_log_t, ngx_str_t,
+    ngx_int_t, ngx_list_part_t, ngx_log_t, ngx_str_t, ngx_table_elt_t,
 };
+
+use super::listen;
 
 /// The log with the request's context.
 pub(crate) fn log_of(r: *mut ngx_http_request_t) -> *mut ngx_log_t {
@@ -37,32 +39,41 @@ pub(crate) fn method(r: *mut ngx_http_request_t) -> u32 {
 /// The value of the Content-Type header.
 pub(crate) fn content_type<'a>(r: *mut ngx_http_request_t) -> Option<&'a [u8]> {
     // SAFETY: `r` is the request being handled.
+    unsafe { (*r).headers_in.content_type.as_ref().map(|h| bytes(&h.value)) }
+}
+
+/// The value of the Authorization header.
+pub(crate) fn authorization<'a>(r: *mut ngx_http_request_t) -> Option<&'a [u8]> {
+    // SAFETY: `r` is the request being handled.
+    unsafe { (*r).headers_in.authorization.as_ref().map(|h| bytes(&h.value)) }
+}
+
+/// The values of a header that nginx has no field for; `name` in lower case.
+pub(crate) fn headers<'a>(
+    r: *mut ngx_http_request_t,
+    name: &'static [u8],
+) -> impl Iterator<Item = &'a [u8]> {
+    let mut found = Vec::new();
+    // SAFETY: `r` is the request being handled; its list of headers holds elements of this type.
     unsafe {
-        (*r).headers_in
-            .content_type
-            .as_ref()
-            .map(|h| bytes(&h.value))
+        let mut part: *const ngx_list_part_t = &raw const (*r).headers_in.headers.part;
+        while let Some(p) = part.as_ref() {
+            for i in 0..p.nelts {
+                let header = &*p.elts.cast::<ngx_table_elt_t>().add(i);
+                if header.key.as_bytes().eq_ignore_ascii_case(name) {
+                    found.push(bytes(&header.value));
+                }
+            }
+            part = p.next;
+        }
     }
+    found.into_iter()
 }
 
 /// The client's address as nginx sees it; `None` for a unix socket.
 pub(crate) fn client(r: *mut ngx_http_request_t) -> Option<IpAddr> {
-    // SAFETY: a connection accepted by nginx has the peer's address; its family says which of the
-    // structures it is.
-    unsafe {
-        let address = (*(*r).connection).sockaddr.cast::<libc::sockaddr>();
-        match i32::from(address.as_ref()?.sa_family) {
-            libc::AF_INET => {
-                let v4 = address.cast::<libc::sockaddr_in>().read_unaligned();
-                Some(Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes()).into())
-            }
-            libc::AF_INET6 => {
-                let v6 = address.cast::<libc::sockaddr_in6>().read_unaligned();
-                Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).into())
-            }
-            _ => None,
-        }
-    }
+    // SAFETY: a connection accepted by nginx has its peer's address.
+    unsafe { listen::address((*(*r).connection).sockaddr.cast()).map(|a| a.ip()) }
 }
 
 /// What follows the location's prefix in the URI; the last part of the path where the location is

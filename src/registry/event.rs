@@ -83,12 +83,7 @@ impl fmt::Display for Event {
             Happening::Expired => "expired",
             Happening::Back => "back",
         };
-        write!(
-            f,
-            "server {} {what} in namespace \"{}\"",
-            self.server(),
-            self.space()
-        )?;
+        write!(f, "server {} {what} in namespace \"{}\"", self.server(), self.space())?;
         match self.what {
             Happening::Expired | Happening::Forgotten => {
                 let (s, ms) = (self.silent_ms / 1000, self.silent_ms % 1000);

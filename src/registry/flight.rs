@@ -62,13 +62,8 @@ pub struct Target {
 
 impl Target {
     /// Nowhere.
-    pub const NONE: Self = Self {
-        family: 0,
-        port: 0,
-        ip: [0; 16],
-        name_len: 0,
-        name: [0; NAME_MAX],
-    };
+    pub const NONE: Self =
+        Self { family: 0, port: 0, ip: [0; 16], name_len: 0, name: [0; NAME_MAX] };
 
     /// The address as printed.
     pub fn name(&self) -> &[u8] {
@@ -121,11 +116,7 @@ impl std::fmt::Display for Nobody {
                 sep = ", ";
             }
         }
-        if sep.is_empty() {
-            f.write_str("it has no servers")
-        } else {
-            Ok(())
-        }
+        if sep.is_empty() { f.write_str("it has no servers") } else { Ok(()) }
     }
 }
 
@@ -167,10 +158,7 @@ impl Registry<'_> {
     ) -> Result<(Flight, usize), Nobody> {
         self.restate(worker);
         if !self.is_current(choice.space) {
-            return Err(Nobody {
-                no_namespace: true,
-                ..Nobody::default()
-            });
+            return Err(Nobody { no_namespace: true, ..Nobody::default() });
         }
         let space = choice.space.slot;
         self.keep_order(space, choice.policy.order());
@@ -179,16 +167,12 @@ impl Registry<'_> {
         let dropped = self.drop_expired(space, rules, now, events);
         self.retry_failed(space, now);
 
-        let again = choice
-            .again
-            .and_then(|flight| self.still_ready(space, flight));
+        let again = choice.again.and_then(|flight| self.still_ready(space, flight));
         let server = match again {
             Some(server) => Some(server),
             None => self.pick(choice, dropped, rules, now, events),
         };
-        let Some(server) = server else {
-            return Err(self.nobody(space, choice.tried));
-        };
+        let Some(server) = server else { return Err(self.nobody(space, choice.tried)) };
 
         let ready = self.g.spaces[space as usize].ready;
         let entry = self.book(worker, server);
@@ -204,12 +188,7 @@ impl Registry<'_> {
             s.checked_mono = now.mono;
         }
         s.flags &= !flag::RETRY;
-        let flight = Flight {
-            number: s.number,
-            server,
-            generation: s.generation,
-            entry,
-        };
+        let flight = Flight { number: s.number, server, generation: s.generation, entry };
         target.family = s.family;
         target.port = s.port;
         target.ip = s.ip;
@@ -283,15 +262,8 @@ impl Registry<'_> {
         let space = choice.space.slot;
         for group in [Group::Primary, Group::Backup] {
             loop {
-                let ready = Ready {
-                    t: &self.g,
-                    space,
-                    group,
-                    tried: choice.tried,
-                };
-                let Some(server) = choice.policy.pick(&ready) else {
-                    break;
-                };
+                let ready = Ready { t: &self.g, space, group, tried: choice.tried };
+                let Some(server) = choice.policy.pick(&ready) else { break };
                 if !self.is_silent(server, rules, now) {
                     return Some(server);
                 }
@@ -383,9 +355,7 @@ impl Registry<'_> {
         let mut at = self.g.spaces[choice.space.slot as usize].fresh_tail;
         let mut best: Option<(u32, u64)> = None;
         for _ in 0..FRESHEST {
-            let Some(s) = self.g.servers.get(at as usize) else {
-                break;
-            };
+            let Some(s) = self.g.servers.get(at as usize) else { break };
             if rules.silent(s, now) {
                 break;
             }

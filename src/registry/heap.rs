@@ -94,14 +94,7 @@ pub(super) fn insert(t: &mut Tables<'_>, space: u32, id: usize, server: u32, key
     }
     t.spaces[space as usize].heaps[id].len += 1;
     let extent = t.spaces[space as usize].heaps[id];
-    view(t, extent, id).rise(
-        extent.len as usize - 1,
-        HeapEntry {
-            key,
-            server,
-            unused: 0,
-        },
-    );
+    view(t, extent, id).rise(extent.len as usize - 1, HeapEntry { key, server, unused: 0 });
 }
 
 /// Takes a server out; nothing happens when it is not in.
@@ -128,14 +121,7 @@ pub(super) fn update(t: &mut Tables<'_>, space: u32, id: usize, server: u32, key
     if at == NONE || at >= extent.len {
         return;
     }
-    view(t, extent, id).place(
-        at as usize,
-        HeapEntry {
-            key,
-            server,
-            unused: 0,
-        },
-    );
+    view(t, extent, id).place(at as usize, HeapEntry { key, server, unused: 0 });
 }
 
 /// Makes room for one more entry.
@@ -163,11 +149,7 @@ fn reserve(t: &mut Tables<'_>, space: u32, id: usize) -> bool {
     let from = t.spaces[space as usize].heaps[id].start as usize;
     let to = t.header.heap_used;
     t.heap.copy_within(from..from + len as usize, to as usize);
-    t.spaces[space as usize].heaps[id] = Extent {
-        start: to,
-        cap,
-        len,
-    };
+    t.spaces[space as usize].heaps[id] = Extent { start: to, cap, len };
     t.header.heap_used += cap;
     true
 }
@@ -185,13 +167,8 @@ fn compact(t: &mut Tables<'_>) {
     let mut end = 0;
     for (start, space, id) in runs {
         let len = t.spaces[space as usize].heaps[id].len;
-        t.heap
-            .copy_within(start as usize..(start + len) as usize, end as usize);
-        t.spaces[space as usize].heaps[id] = Extent {
-            start: end,
-            cap: len,
-            len,
-        };
+        t.heap.copy_within(start as usize..(start + len) as usize, end as usize);
+        t.spaces[space as usize].heaps[id] = Extent { start: end, cap: len, len };
         end += len;
     }
     t.header.heap_used = end;
@@ -204,9 +181,7 @@ pub(super) fn check(t: &Tables<'_>, i: u32) -> Result<(), String> {
     for id in 0..heap::COUNT {
         let Extent { start, cap, len } = s.heaps[id];
         if len > cap || start + cap > t.header.heap_used {
-            return Err(format!(
-                "heap {id} of namespace {i}: run {start}+{cap} holds {len}"
-            ));
+            return Err(format!("heap {id} of namespace {i}: run {start}+{cap} holds {len}"));
         }
         let entries = entries(t, i, id);
         for (at, e) in entries.iter().enumerate() {
@@ -214,10 +189,7 @@ pub(super) fn check(t: &Tables<'_>, i: u32) -> Result<(), String> {
                 return Err(format!("heap {id} of namespace {i}: out of order at {at}"));
             }
             if t.slots[e.server as usize].at[cell(id)] != at as u32 {
-                return Err(format!(
-                    "heap {id} of namespace {i}: position of {} is off",
-                    e.server
-                ));
+                return Err(format!("heap {id} of namespace {i}: position of {} is off", e.server));
             }
         }
     }

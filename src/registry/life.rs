@@ -73,12 +73,7 @@ pub struct Change {
 
 impl Change {
     fn of(s: &Server) -> Self {
-        Self {
-            weight: s.weight,
-            max_conns: s.max_conns,
-            enabled: is_enabled(s),
-            conns: s.conns,
-        }
+        Self { weight: s.weight, max_conns: s.max_conns, enabled: is_enabled(s), conns: s.conns }
     }
 }
 
@@ -105,9 +100,8 @@ impl Registry<'_> {
         events: &mut Events,
     ) -> Result<Change, Error> {
         self.writable()?;
-        let known = self
-            .find_space(space)
-            .and_then(|space| self.find(space.slot, &registration.address));
+        let known =
+            self.find_space(space).and_then(|space| self.find(space.slot, &registration.address));
         if let Some(slot) = known {
             if rules.on_duplicate == OnDuplicate::Reject {
                 return Err(Error::Duplicate(registration.address.to_string()));
@@ -117,26 +111,13 @@ impl Registry<'_> {
             let weight = registration.weight.unwrap_or(old.weight);
             let max_conns = registration.max_conns.unwrap_or(old.max_conns);
             if (weight, max_conns) != (old.weight, old.max_conns) {
-                self.replace(
-                    slot,
-                    Server {
-                        weight,
-                        max_conns,
-                        updated_wall: now.wall,
-                        ..old
-                    },
-                );
+                self.replace(slot, Server { weight, max_conns, updated_wall: now.wall, ..old });
                 self.touch(old.space);
             }
             return Ok(Change::of(&self.g.servers[slot as usize]));
         }
 
-        if self
-            .g
-            .servers
-            .get(self.g.header.free_server as usize)
-            .is_none()
-        {
+        if self.g.servers.get(self.g.header.free_server as usize).is_none() {
             return Err(Error::Full("server"));
         }
         let space = self.make_space(space)?;
@@ -225,15 +206,7 @@ impl Registry<'_> {
             s.updated_wall = now.wall;
             self.replace(slot, s);
             self.touch(s.space);
-            self.say(
-                if enable {
-                    Happening::Enabled
-                } else {
-                    Happening::Disabled
-                },
-                slot,
-                events,
-            );
+            self.say(if enable { Happening::Enabled } else { Happening::Disabled }, slot, events);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
@@ -253,14 +226,7 @@ impl Registry<'_> {
         let slot = self.known(space, address)?;
         let old = self.g.servers[slot as usize];
         if old.weight != weight {
-            self.replace(
-                slot,
-                Server {
-                    weight,
-                    updated_wall: now.wall,
-                    ..old
-                },
-            );
+            self.replace(slot, Server { weight, updated_wall: now.wall, ..old });
             self.touch(old.space);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
@@ -282,14 +248,7 @@ impl Registry<'_> {
         let old = self.g.servers[slot as usize];
         if old.flags & flag::DRAINING == 0 {
             let flags = old.flags | flag::DRAINING;
-            self.replace(
-                slot,
-                Server {
-                    flags,
-                    updated_wall: now.wall,
-                    ..old
-                },
-            );
+            self.replace(slot, Server { flags, updated_wall: now.wall, ..old });
             self.touch(old.space);
             self.say(Happening::Draining, slot, events);
         }
@@ -311,11 +270,7 @@ impl Registry<'_> {
 
     /// No changes to a zone that a reload has replaced.
     pub(super) fn writable(&self) -> Result<(), Error> {
-        if self.is_retired() {
-            Err(Error::Retired)
-        } else {
-            Ok(())
-        }
+        if self.is_retired() { Err(Error::Retired) } else { Ok(()) }
     }
 
     fn known(&self, space: Option<SpaceRef>, address: &Address) -> Result<u32, Error> {

@@ -7,11 +7,7 @@ use crate::shm::{Key, NONE, Server, Tables, class, flag, heap as heap_id};
 
 fn bucket_of(t: &Tables<'_>, server: &Server) -> usize {
     let name = &server.name[..usize::from(server.name_len)];
-    space::bucket(
-        t.header.secret,
-        &[&server.space.to_ne_bytes(), name],
-        t.server_index.len(),
-    )
+    space::bucket(t.header.secret, &[&server.space.to_ne_bytes(), name], t.server_index.len())
 }
 
 /// Enters a server into the hash table.
@@ -55,13 +51,8 @@ pub(super) fn append(t: &mut Tables<'_>, slot: u32) {
 }
 
 fn detach(t: &mut Tables<'_>, slot: u32) {
-    let Server {
-        member_prev: prev,
-        member_next: next,
-        space,
-        flags,
-        ..
-    } = t.servers[slot as usize];
+    let Server { member_prev: prev, member_next: next, space, flags, .. } =
+        t.servers[slot as usize];
     match prev {
         NONE => t.spaces[space as usize].member_head = next,
         prev => t.servers[prev as usize].member_next = next,
@@ -80,11 +71,7 @@ fn detach(t: &mut Tables<'_>, slot: u32) {
 /// Almost always at the end. Clocks cached by different workers differ by milliseconds, so a step
 /// or two back may be needed.
 pub(super) fn freshen(t: &mut Tables<'_>, slot: u32) {
-    let Server {
-        heartbeat_mono,
-        space,
-        ..
-    } = t.servers[slot as usize];
+    let Server { heartbeat_mono, space, .. } = t.servers[slot as usize];
     let mut prev = t.spaces[space as usize].fresh_tail;
     while prev != NONE && t.servers[prev as usize].heartbeat_mono > heartbeat_mono {
         prev = t.servers[prev as usize].fresh_prev;
@@ -104,12 +91,7 @@ pub(super) fn freshen(t: &mut Tables<'_>, slot: u32) {
 
 /// Takes a server out of the list of those heard of lately; nothing happens when it is not in.
 pub(super) fn stale(t: &mut Tables<'_>, slot: u32) {
-    let Server {
-        fresh_prev: prev,
-        fresh_next: next,
-        space,
-        ..
-    } = t.servers[slot as usize];
+    let Server { fresh_prev: prev, fresh_next: next, space, .. } = t.servers[slot as usize];
     if prev == NONE && t.spaces[space as usize].fresh_head != slot {
         return;
     }
@@ -206,10 +188,7 @@ pub(super) fn reclassify(t: &mut Tables<'_>, slot: u32) {
 
 /// When a failed server may be tried again; as in stock, not before `now - checked > fail_timeout`.
 fn retry_key(s: &Server) -> Key {
-    Key {
-        major: s.checked_mono + u64::from(s.fail_timeout_ms) + 1,
-        minor: s.number,
-    }
+    Key { major: s.checked_mono + u64::from(s.fail_timeout_ms) + 1, minor: s.number }
 }
 
 impl Registry<'_> {
@@ -302,11 +281,7 @@ impl Registry<'_> {
         let space = new.space as usize;
         t.spaces[space].statics -= u32::from(t.servers[slot as usize].flags & flag::STATIC != 0);
         t.spaces[space].statics += u32::from(new.flags & flag::STATIC != 0);
-        let new = Server {
-            fresh_prev: NONE,
-            fresh_next: NONE,
-            ..new
-        };
+        let new = Server { fresh_prev: NONE, fresh_next: NONE, ..new };
         t.header.journal = new;
         super::repair::before(|| t.header.journal_target = slot);
         t.servers[slot as usize] = new;

@@ -50,14 +50,8 @@ impl Order {
 
     fn key(self, s: &Server) -> Key {
         match self {
-            Order::Load => Key {
-                major: load(s),
-                minor: s.turn[0],
-            },
-            Order::Turn => Key {
-                major: s.turn[1],
-                minor: s.number,
-            },
+            Order::Load => Key { major: load(s), minor: s.turn[0] },
+            Order::Turn => Key { major: s.turn[1], minor: s.number },
         }
     }
 }
@@ -70,11 +64,7 @@ fn load(s: &Server) -> u64 {
 
 /// The group of a server.
 pub(super) fn group(s: &Server) -> Group {
-    if s.flags & flag::BACKUP == 0 {
-        Group::Primary
-    } else {
-        Group::Backup
-    }
+    if s.flags & flag::BACKUP == 0 { Group::Primary } else { Group::Backup }
 }
 
 /// Puts a server that has become ready into the orders that its namespace keeps.
@@ -82,11 +72,7 @@ pub(super) fn enter(t: &mut Tables<'_>, server: u32) {
     let s = &t.servers[server as usize];
     let (space, group, weight) = (s.space, group(s), s.weight);
     let common = &mut t.spaces[space as usize].common_weight;
-    *common = if *common == NONE || *common == weight {
-        weight
-    } else {
-        0
-    };
+    *common = if *common == NONE || *common == weight { weight } else { 0 };
     for order in ORDERS {
         if t.spaces[space as usize].orders & order.bit() != 0 {
             enter_one(t, space, server, order, group);
@@ -95,11 +81,7 @@ pub(super) fn enter(t: &mut Tables<'_>, server: u32) {
 }
 
 fn enter_one(t: &mut Tables<'_>, space: u32, server: u32, order: Order, group: Group) {
-    let Space {
-        turn,
-        common_weight,
-        ..
-    } = t.spaces[space as usize];
+    let Space { turn, common_weight, .. } = t.spaces[space as usize];
     let now = turn[order.heap(group)];
     let s = &mut t.servers[server as usize];
     let turn = &mut s.turn[order as usize];
@@ -194,10 +176,7 @@ impl Ready<'_> {
 
     fn untried(&self, server: u32) -> bool {
         self.tried.is_empty()
-            || self
-                .tried
-                .binary_search(&self.t.servers[server as usize].number)
-                .is_err()
+            || self.tried.binary_search(&self.t.servers[server as usize].number).is_err()
     }
 
     /// Looks at a heap's entries from the least up, past those that have been tried.
@@ -237,20 +216,13 @@ impl Registry<'_> {
 
     /// Starts virtual time again from 0 before it could overflow.
     pub(super) fn rewind(&mut self, space: u32) {
-        if self.g.spaces[space as usize]
-            .turn
-            .iter()
-            .all(|turn| *turn < TURN_LIMIT)
-        {
+        if self.g.spaces[space as usize].turn.iter().all(|turn| *turn < TURN_LIMIT) {
             return;
         }
         let mut next = self.g.spaces[space as usize].member_head;
         while let Some(server) = self.g.servers.get(next as usize) {
-            let (at, after, ready) = (
-                next,
-                server.member_next,
-                server.class == u32::from(class::READY),
-            );
+            let (at, after, ready) =
+                (next, server.member_next, server.class == u32::from(class::READY));
             if ready {
                 leave(&mut self.g, at);
             }
@@ -260,11 +232,8 @@ impl Registry<'_> {
         self.g.spaces[space as usize].turn = [0; 4];
         let mut next = self.g.spaces[space as usize].member_head;
         while let Some(server) = self.g.servers.get(next as usize) {
-            let (at, after, ready) = (
-                next,
-                server.member_next,
-                server.class == u32::from(class::READY),
-            );
+            let (at, after, ready) =
+                (next, server.member_next, server.class == u32::from(class::READY));
             if ready {
                 enter(&mut self.g, at);
             }

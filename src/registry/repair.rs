@@ -59,9 +59,8 @@ impl Registry<'_> {
         }
         t.header.version += 1;
 
-        let mut members: Vec<u32> = (0..t.header.high_water)
-            .filter(|slot| t.servers[*slot as usize].live != 0)
-            .collect();
+        let mut members: Vec<u32> =
+            (0..t.header.high_water).filter(|slot| t.servers[*slot as usize].live != 0).collect();
         members.sort_unstable_by_key(|slot| t.servers[*slot as usize].number);
         for &slot in &members {
             let s = &mut t.servers[slot as usize];
@@ -126,10 +125,7 @@ impl Registry<'_> {
         }
         let t = &mut *self.g;
         for entry in t.ledger.iter_mut() {
-            let owner = t
-                .workers
-                .get(entry.worker as usize)
-                .map_or(0, |w| w.incarnation);
+            let owner = t.workers.get(entry.worker as usize).map_or(0, |w| w.incarnation);
             if entry.incarnation != 0 && (entry.incarnation != owner || entry.count == 0) {
                 entry.incarnation = 0;
             }
@@ -141,10 +137,7 @@ impl Registry<'_> {
     fn drop_orphans(&mut self) {
         let t = &mut *self.g;
         for s in t.servers.iter_mut() {
-            let homeless = t
-                .spaces
-                .get(s.space as usize)
-                .is_none_or(|space| space.live == 0);
+            let homeless = t.spaces.get(s.space as usize).is_none_or(|space| space.live == 0);
             if s.live != 0 && homeless {
                 s.live = 0;
                 s.generation = s.generation.wrapping_add(1);
@@ -152,11 +145,7 @@ impl Registry<'_> {
         }
         // The high-water marks are stored after the records that they cover.
         let used = |live: &mut dyn Iterator<Item = bool>| {
-            live.enumerate()
-                .filter(|(_, l)| *l)
-                .map(|(i, _)| i as u32 + 1)
-                .last()
-                .unwrap_or(0)
+            live.enumerate().filter(|(_, l)| *l).map(|(i, _)| i as u32 + 1).last().unwrap_or(0)
         };
         let servers = used(&mut t.servers.iter().map(|s| s.live != 0));
         let spaces = used(&mut t.spaces.iter().map(|s| s.live != 0));
@@ -208,18 +197,10 @@ impl Registry<'_> {
     pub fn check(&self) -> Result<(), String> {
         let t = &*self.g;
         let mut conns = vec![0u64; t.servers.len()];
-        for (at, e) in t
-            .ledger
-            .iter()
-            .enumerate()
-            .filter(|(_, e)| e.incarnation != 0)
-        {
+        for (at, e) in t.ledger.iter().enumerate().filter(|(_, e)| e.incarnation != 0) {
             let worker = t.workers.get(e.worker as usize).map(|w| w.incarnation);
             if worker != Some(e.incarnation) || e.count == 0 {
-                return Err(format!(
-                    "ledger entry {at}: worker {worker:?}, count {}",
-                    e.count
-                ));
+                return Err(format!("ledger entry {at}: worker {worker:?}, count {}", e.count));
             }
             if t.servers[e.server as usize].generation == e.generation {
                 conns[e.server as usize] += u64::from(e.count);
@@ -245,16 +226,10 @@ impl Registry<'_> {
         }
         let live = t.servers.iter().filter(|s| s.live != 0).count();
         if servers != live || live != t.header.servers as usize {
-            return Err(format!(
-                "{live} live servers, {servers} members, {}",
-                t.header.servers
-            ));
+            return Err(format!("{live} live servers, {servers} members, {}", t.header.servers));
         }
         if spaces != t.header.spaces as usize {
-            return Err(format!(
-                "{spaces} live namespaces, {} counted",
-                t.header.spaces
-            ));
+            return Err(format!("{spaces} live namespaces, {} counted", t.header.spaces));
         }
         self.check_free_lists()
     }
@@ -273,21 +248,14 @@ impl Registry<'_> {
                 return Err(format!("member {who} is not linked rightly"));
             }
             if u64::from(s.conns) != ledger[at as usize] + u64::from(s.unledgered) {
-                return Err(format!(
-                    "{who} counts {}, ledger {}",
-                    s.conns, ledger[at as usize]
-                ));
+                return Err(format!("{who} counts {}, ledger {}", s.conns, ledger[at as usize]));
             }
             let class = classify(s, space.members == 1);
             if s.class != u32::from(class) {
                 return Err(format!("{who} is in class {}, belongs in {class}", s.class));
             }
             classes[usize::from(class)] += 1;
-            let places = t.slots[at as usize]
-                .at
-                .iter()
-                .filter(|p| **p != NONE)
-                .count();
+            let places = t.slots[at as usize].at.iter().filter(|p| **p != NONE).count();
             let wanted = match class {
                 class::READY => space.orders.count_ones() as usize,
                 class::FAILED => 1,
@@ -307,16 +275,11 @@ impl Registry<'_> {
             return Err(format!("namespace {i}: {n} members, classes {classes:?}"));
         }
         if ready != classes[0] {
-            return Err(format!(
-                "namespace {i}: {ready} ready, {} counted",
-                classes[0]
-            ));
+            return Err(format!("namespace {i}: {ready} ready, {} counted", classes[0]));
         }
         let in_heaps: u32 = space.heaps.iter().map(|h| h.len).sum();
         if in_heaps as usize != expected_in_heaps {
-            return Err(format!(
-                "namespace {i}: {in_heaps} in heaps, not {expected_in_heaps}"
-            ));
+            return Err(format!("namespace {i}: {in_heaps} in heaps, not {expected_in_heaps}"));
         }
         self.check_fresh(i)?;
         Ok(n as usize)
@@ -330,9 +293,7 @@ impl Registry<'_> {
         while at != NONE {
             let s = &t.servers[at as usize];
             if s.live == 0 || s.space != i || s.fresh_prev != prev || s.heartbeat_mono < heard {
-                return Err(format!(
-                    "namespace {i}: list of the fresh is broken at {at}"
-                ));
+                return Err(format!("namespace {i}: list of the fresh is broken at {at}"));
             }
             (n, prev, heard, at) = (n + 1, at, s.heartbeat_mono, s.fresh_next);
         }
@@ -361,23 +322,17 @@ impl Registry<'_> {
         let lists = [
             (
                 "servers",
-                count(t.header.free_server, &|i| {
-                    t.servers.get(i as usize).map(|s| s.hash_next)
-                }),
+                count(t.header.free_server, &|i| t.servers.get(i as usize).map(|s| s.hash_next)),
                 t.servers.iter().filter(|s| s.live == 0).count(),
             ),
             (
                 "namespaces",
-                count(t.header.free_space, &|i| {
-                    t.spaces.get(i as usize).map(|s| s.hash_next)
-                }),
+                count(t.header.free_space, &|i| t.spaces.get(i as usize).map(|s| s.hash_next)),
                 t.spaces.iter().filter(|s| s.live == 0).count(),
             ),
             (
                 "ledger",
-                count(t.header.free_ledger, &|i| {
-                    t.ledger.get(i as usize).map(|e| e.next)
-                }),
+                count(t.header.free_ledger, &|i| t.ledger.get(i as usize).map(|e| e.next)),
                 t.ledger.iter().filter(|e| e.incarnation == 0).count(),
             ),
         ];

@@ -87,10 +87,7 @@ impl Registry<'_> {
         let mut at = t.space_index[bucket_of(t, name.0)];
         while let Some(space) = t.spaces.get(at as usize) {
             if name_of(space) == name.0 {
-                return Some(SpaceRef {
-                    slot: at,
-                    generation: space.generation,
-                });
+                return Some(SpaceRef { slot: at, generation: space.generation });
             }
             at = space.hash_next;
         }
@@ -127,10 +124,7 @@ impl Registry<'_> {
             .iter()
             .position(|s| s.live != 0)
             .ok_or(0usize)?;
-        Ok(SpaceRef {
-            slot: slot as u32,
-            generation: self.g.spaces[slot].generation,
-        })
+        Ok(SpaceRef { slot: slot as u32, generation: self.g.spaces[slot].generation })
     }
 
     /// The name of a namespace.
@@ -167,10 +161,7 @@ impl Registry<'_> {
         index(t, slot);
         t.header.spaces += 1;
         t.header.space_high_water = t.header.space_high_water.max(slot + 1);
-        Ok(SpaceRef {
-            slot,
-            generation: t.spaces[slot as usize].generation,
-        })
+        Ok(SpaceRef { slot, generation: t.spaces[slot as usize].generation })
     }
 
     /// Makes `name` a namespace of the configuration, which stays without servers.
@@ -243,11 +234,7 @@ pub(super) const EMPTY: Space = Space {
     common_weight: NONE,
     unused: 0,
     turn: [0; 4],
-    heaps: [crate::shm::Extent {
-        start: 0,
-        cap: 0,
-        len: 0,
-    }; crate::shm::heap::COUNT],
+    heaps: [crate::shm::Extent { start: 0, cap: 0, len: 0 }; crate::shm::heap::COUNT],
     name: [0; SPACE_NAME_MAX],
 };
 
@@ -259,10 +246,7 @@ mod tests {
     fn names() {
         let longest = "a".repeat(64);
         for good in ["a", "A-z_0.9", longest.as_str()] {
-            assert_eq!(
-                SpaceName::new(good.as_bytes()).map(SpaceName::as_str),
-                Some(good)
-            );
+            assert_eq!(SpaceName::new(good.as_bytes()).map(SpaceName::as_str), Some(good));
         }
         let too_long = "a".repeat(65);
         for bad in ["", "a b", "a/b", "a\0", "ä", "a:b", too_long.as_str()] {

@@ -44,18 +44,10 @@ impl Registry<'_> {
             let s = old.g.servers[slot as usize];
             let t: &Tables<'_> = &old.g;
             let name = name_of(&t.spaces[s.space as usize]);
-            let Some(name) = SpaceName::new(name.as_bytes()) else {
-                continue;
-            };
+            let Some(name) = SpaceName::new(name.as_bytes()) else { continue };
             match self.make_space(name) {
                 Ok(space) => {
-                    if self
-                        .insert(Server {
-                            space: space.slot,
-                            ..s
-                        })
-                        .is_none()
-                    {
+                    if self.insert(Server { space: space.slot, ..s }).is_none() {
                         full = Some(Error::Full("server"));
                     }
                 }

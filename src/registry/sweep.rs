@@ -25,10 +25,7 @@ pub struct Sweep {
 impl Sweep {
     /// Through one namespace.
     pub fn of(space: SpaceRef) -> Self {
-        Self {
-            only: Some(space),
-            ..Self::default()
-        }
+        Self { only: Some(space), ..Self::default() }
     }
 }
 
@@ -89,16 +86,7 @@ impl Registry<'_> {
             let flags = s.flags | flag::SILENCED;
             let disabled_reason = reason::HEARTBEAT_TIMEOUT;
             let (disabled_wall, updated_wall) = (now.wall, now.wall);
-            self.replace(
-                slot,
-                Server {
-                    flags,
-                    disabled_reason,
-                    disabled_wall,
-                    updated_wall,
-                    ..s
-                },
-            );
+            self.replace(slot, Server { flags, disabled_reason, disabled_wall, updated_wall, ..s });
             sweep.disabled += 1;
         }
     }

@@ -48,10 +48,7 @@ impl Bench {
             zone,
             worker,
             rules: RULES,
-            now: Now {
-                mono: 1_000_000,
-                wall: 1_700_000_000_000,
-            },
+            now: Now { mono: 1_000_000, wall: 1_700_000_000_000 },
             events: Events::default(),
         }
     }
@@ -75,18 +72,8 @@ impl Bench {
         weight: Option<u32>,
         max_conns: Option<u32>,
     ) -> Result<Change, Error> {
-        let registration = Registration {
-            address: address(n),
-            weight,
-            max_conns,
-        };
-        self.registry().add(
-            space(),
-            &registration,
-            &self.rules,
-            self.now,
-            &mut self.events,
-        )
+        let registration = Registration { address: address(n), weight, max_conns };
+        self.registry().add(space(), &registration, &self.rules, self.now, &mut self.events)
     }
 
     fn add(&mut self, n: u16) {
@@ -95,15 +82,12 @@ impl Bench {
 
     fn refresh(&mut self, n: u16) -> Result<Change, Error> {
         let found = self.found();
-        self.registry()
-            .refresh(found, &address(n), self.now, &mut self.events)
+        self.registry().refresh(found, &address(n), self.now, &mut self.events)
     }
 
     fn toggle(&mut self, n: u16, enable: bool) {
         let found = self.found();
-        self.registry()
-            .toggle(found, &address(n), enable, self.now, &mut self.events)
-            .unwrap();
+        self.registry().toggle(found, &address(n), enable, self.now, &mut self.events).unwrap();
     }
 
     fn remove(&mut self, n: u16) -> Result<(), Error> {
@@ -114,25 +98,16 @@ impl Bench {
     fn sweep(&mut self) -> Sweep {
         let mut sweep = Sweep::default();
         while !sweep.done {
-            self.registry()
-                .sweep(&mut sweep, 3, &self.rules, self.now, &mut self.events);
+            self.registry().sweep(&mut sweep, 3, &self.rules, self.now, &mut self.events);
         }
         sweep
     }
 
     fn take_by(&mut self, policy: &dyn Policy, tried: &[u64]) -> Result<(Flight, u16), Nobody> {
         let Some(space) = self.found() else {
-            return Err(Nobody {
-                no_namespace: true,
-                ..Nobody::default()
-            });
+            return Err(Nobody { no_namespace: true, ..Nobody::default() });
         };
-        let choice = Choice {
-            space,
-            policy,
-            tried,
-            again: None,
-        };
+        let choice = Choice { space, policy, tried, again: None };
         let mut target = Target::NONE;
         let (flight, _) = Registry::lock(self.zone).unwrap().take(
             &mut self.worker,
@@ -157,20 +132,15 @@ impl Bench {
     }
 
     fn release(&mut self, flight: Flight, verdict: Verdict) -> Released {
-        Registry::lock(self.zone)
-            .unwrap()
-            .release(&mut self.worker, flight, verdict, self.now)
+        Registry::lock(self.zone).unwrap().release(&mut self.worker, flight, verdict, self.now)
     }
 
     fn views(&self) -> Vec<ServerView> {
         let mut views = Vec::new();
-        let Some(found) = self.found() else {
-            return views;
-        };
+        let Some(found) = self.found() else { return views };
         let mut cursor = Cursor::START;
         while !cursor.done {
-            self.registry()
-                .read(found, &mut cursor, 2, &self.rules, self.now, &mut views);
+            self.registry().read(found, &mut cursor, 2, &self.rules, self.now, &mut views);
         }
         views
     }
@@ -181,22 +151,16 @@ impl Bench {
 
     fn health(&self) -> Health {
         let mut health = Health::default();
-        let Some(found) = self.found() else {
-            return health;
-        };
+        let Some(found) = self.found() else { return health };
         let mut cursor = Cursor::START;
         while !cursor.done {
-            self.registry()
-                .count(found, &mut cursor, 2, &self.rules, self.now, &mut health);
+            self.registry().count(found, &mut cursor, 2, &self.rules, self.now, &mut health);
         }
         health
     }
 
     fn happened(&mut self) -> Vec<(Happening, String)> {
-        self.events
-            .drain()
-            .map(|e| (e.what, e.server().to_owned()))
-            .collect()
+        self.events.drain().map(|e| (e.what, e.server().to_owned())).collect()
     }
 
     #[track_caller]

@@ -36,10 +36,7 @@ impl State {
 
 /// A server as it was at one moment. Times in milliseconds since the epoch, 0 for never.
 #[derive(Clone, Debug)]
-#[expect(
-    missing_docs,
-    reason = "each is the field of that name in the API's table"
-)]
+#[expect(missing_docs, reason = "each is the field of that name in the API's table")]
 pub struct ServerView {
     pub addr: String,
     pub host: String,
@@ -119,10 +116,7 @@ fn state(s: &Server, silent: bool) -> State {
 
 /// What `health` says of a namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "each is the field of that name in the API's table"
-)]
+#[expect(missing_docs, reason = "each is the field of that name in the API's table")]
 pub struct Health {
     pub total_servers: u64,
     pub enabled_servers: u64,
@@ -146,11 +140,7 @@ pub struct Cursor {
 
 impl Cursor {
     /// Before the first server.
-    pub const START: Self = Self {
-        number: 0,
-        slot: NONE,
-        done: false,
-    };
+    pub const START: Self = Self { number: 0, slot: NONE, done: false };
 }
 
 impl Registry<'_> {
@@ -179,15 +169,9 @@ impl Registry<'_> {
             }
         };
         for _ in 0..slice {
-            let Some(s) = self.g.servers.get(next as usize) else {
-                break;
-            };
+            let Some(s) = self.g.servers.get(next as usize) else { break };
             let (at, after) = (next, s.member_next);
-            *cursor = Cursor {
-                number: s.number,
-                slot: at,
-                done: false,
-            };
+            *cursor = Cursor { number: s.number, slot: at, done: false };
             f(self, at);
             next = after;
         }
@@ -257,11 +241,6 @@ impl Registry<'_> {
     /// One line about a namespace, for debugging.
     pub fn describe(&self, space: SpaceRef) -> String {
         let s = &self.g.spaces[space.slot as usize];
-        format!(
-            "{}: {} servers, classes {:?}",
-            name_of(s),
-            s.members,
-            s.classes
-        )
+        format!("{}: {} servers, classes {:?}", name_of(s), s.members, s.classes)
     }
 }

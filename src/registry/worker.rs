@@ -107,11 +107,7 @@ impl Registry<'_> {
     }
 
     fn clear_worker(&mut self, slot: u32) {
-        let WorkerRecord {
-            incarnation,
-            unledgered,
-            ..
-        } = self.g.workers[slot as usize];
+        let WorkerRecord { incarnation, unledgered, .. } = self.g.workers[slot as usize];
         let mut at = self.g.workers[slot as usize].ledger_head;
         while let Some(&entry) = self.g.ledger.get(at as usize) {
             if entry.incarnation != incarnation {
@@ -132,9 +128,7 @@ impl Registry<'_> {
 
     /// Takes `count` requests off a server, if it is still the one that they were given to.
     fn settle(&mut self, server: u32, generation: u32, count: u32) {
-        let Some(s) = self.g.servers.get_mut(server as usize) else {
-            return;
-        };
+        let Some(s) = self.g.servers.get_mut(server as usize) else { return };
         if s.live != 0 && s.generation == generation {
             s.conns = s.conns.saturating_sub(count);
             member::reclassify(&mut self.g, server);
@@ -265,9 +259,7 @@ impl Registry<'_> {
                 }
             }
             None => {
-                let Some(n) = worker.outside.get_mut(&(server, generation)) else {
-                    return;
-                };
+                let Some(n) = worker.outside.get_mut(&(server, generation)) else { return };
                 *n -= 1;
                 if *n == 0 {
                     worker.outside.remove(&(server, generation));
@@ -289,9 +281,7 @@ impl Registry<'_> {
 
     fn free_entry(&mut self, at: u32) {
         let t = &mut *self.g;
-        let LedgerEntry {
-            prev, next, worker, ..
-        } = t.ledger[at as usize];
+        let LedgerEntry { prev, next, worker, .. } = t.ledger[at as usize];
         match t.ledger.get_mut(prev as usize) {
             Some(p) => p.next = next,
             None => t.workers[worker as usize].ledger_head = next,
@@ -354,14 +344,8 @@ impl Registry<'_> {
 }
 
 /// A slot nobody uses.
-pub(super) const VACANT: WorkerRecord = WorkerRecord {
-    incarnation: 0,
-    cycle: 0,
-    ledger_head: NONE,
-    unledgered: 0,
-    pid: 0,
-    leaving: 0,
-};
+pub(super) const VACANT: WorkerRecord =
+    WorkerRecord { incarnation: 0, cycle: 0, ledger_head: NONE, unledgered: 0, pid: 0, leaving: 0 };
 
 /// Whether the worker of a slot in use has died; its mutex is then held by this process, to be
 /// released when the slot is cleared.

@@ -43,14 +43,8 @@ impl Mutex {
         // memory is ours alone by this function's contract.
         unsafe {
             check(libc::pthread_mutexattr_init(attr))?;
-            check(libc::pthread_mutexattr_setpshared(
-                attr,
-                libc::PTHREAD_PROCESS_SHARED,
-            ))?;
-            check(libc::pthread_mutexattr_setrobust(
-                attr,
-                libc::PTHREAD_MUTEX_ROBUST,
-            ))?;
+            check(libc::pthread_mutexattr_setpshared(attr, libc::PTHREAD_PROCESS_SHARED))?;
+            check(libc::pthread_mutexattr_setrobust(attr, libc::PTHREAD_MUTEX_ROBUST))?;
             let done = check(libc::pthread_mutex_init(self.raw(), attr));
             libc::pthread_mutexattr_destroy(attr);
             done

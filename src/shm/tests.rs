@@ -8,18 +8,10 @@ fn layout_fits_and_is_deterministic() {
     for size in [MIN_ARENA, 128 * 1024, 1 << 20, 16 << 20, 100_000_001] {
         let layout = Layout::new(size).unwrap();
         assert_eq!(layout, Layout::new(size).unwrap());
-        assert!(
-            layout.ledger_at + layout.ledger * size_of::<LedgerEntry>() <= size,
-            "{size}"
-        );
+        assert!(layout.ledger_at + layout.ledger * size_of::<LedgerEntry>() <= size, "{size}");
         assert!(layout.servers >= 48, "{size}: {layout:?}");
     }
-    assert_eq!(
-        Layout::new(MIN_ARENA - 1),
-        Err(SizeError {
-            given: MIN_ARENA - 1
-        })
-    );
+    assert_eq!(Layout::new(MIN_ARENA - 1), Err(SizeError { given: MIN_ARENA - 1 }));
 }
 
 #[test]
@@ -41,10 +33,7 @@ fn open_finds_what_create_made_and_nothing_else() {
         assert!(matches!(Zone::open(base, 1 << 19), Err(OpenError::Magic)));
         assert!(matches!(Zone::open(base, 8), Err(OpenError::Size(_))));
         made.lock().unwrap().header.layout_version += 1;
-        assert!(matches!(
-            Zone::open(base, 1 << 20),
-            Err(OpenError::Version { .. })
-        ));
+        assert!(matches!(Zone::open(base, 1 << 20), Err(OpenError::Version { .. })));
         made.lock().unwrap().header.magic = 0;
         assert!(matches!(Zone::open(base, 1 << 20), Err(OpenError::Magic)));
     }

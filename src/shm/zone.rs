@@ -147,10 +147,7 @@ impl Zone {
         if version != LAYOUT_VERSION {
             return Err(OpenError::Version { found: version });
         }
-        Ok(Self {
-            base,
-            layout: Layout::new(size)?,
-        })
+        Ok(Self { base, layout: Layout::new(size)? })
     }
 
     /// Where the arena is: the same for all handles of one process to it.
@@ -173,12 +170,7 @@ impl Zone {
         let acquired = self.mutex(self.layout.lock_at).lock()?;
         // SAFETY: the lock is held until the guard is dropped.
         let tables = unsafe { self.tables() };
-        Ok(Guard {
-            zone: self,
-            acquired,
-            tables,
-            held_by_this_thread: PhantomData,
-        })
+        Ok(Guard { zone: self, acquired, tables, held_by_this_thread: PhantomData })
     }
 
     /// Takes the mutex that a worker holds for life: `None` while that worker lives.
@@ -234,10 +226,7 @@ impl Zone {
     ///
     /// As for `tables`; `at` and `len` come from the layout for records of type `T`.
     #[inline]
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "shared memory under a lock, see the contract"
-    )]
+    #[expect(clippy::mut_from_ref, reason = "shared memory under a lock, see the contract")]
     unsafe fn table<T>(&self, at: usize, len: usize) -> &mut [T] {
         // SAFETY: by this function's contract.
         unsafe { slice::from_raw_parts_mut(self.base.add(at).cast::<T>().as_ptr(), len) }
@@ -271,10 +260,7 @@ impl Tables<'_> {
     pub fn link_free_lists(&mut self) {
         self.space_index.fill(NONE);
         self.server_index.fill(NONE);
-        self.slots.fill(Slots {
-            at: [NONE; 3],
-            unused: 0,
-        });
+        self.slots.fill(Slots { at: [NONE; 3], unused: 0 });
 
         let mut next = NONE;
         for (i, space) in self.spaces.iter_mut().enumerate().rev() {

@@ -176,10 +176,7 @@ fn one_worker_leads_and_another_follows_when_it_dies_or_leaves() {
     assert!(b.registry().elect(&b.worker), "it stays elected");
     assert_eq!(b.registry().leader_pid(), Some(1));
     b.registry().resign(&b.worker);
-    assert!(
-        !b.registry().elect(&b.worker),
-        "who resigned stands no more"
-    );
+    assert!(!b.registry().elect(&b.worker), "who resigned stands no more");
     assert!(b.registry().elect(&second));
     b.registry().leave(second);
     dies_after(|| {

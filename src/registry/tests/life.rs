@@ -5,20 +5,9 @@ fn an_added_server_has_the_defaults_and_a_namespace() {
     let mut b = Bench::new();
     assert_eq!(b.found(), None);
     let added = b.add_with(80, None, None).unwrap();
-    assert_eq!(
-        added,
-        Change {
-            weight: 1,
-            max_conns: 1000,
-            enabled: true,
-            conns: 0
-        }
-    );
+    assert_eq!(added, Change { weight: 1, max_conns: 1000, enabled: true, conns: 0 });
     let v = b.view(80);
-    assert_eq!(
-        (v.addr.as_str(), v.host.as_str(), v.port),
-        ("10.0.0.1:80", "10.0.0.1", 80)
-    );
+    assert_eq!((v.addr.as_str(), v.host.as_str(), v.port), ("10.0.0.1:80", "10.0.0.1", 80));
     assert_eq!((v.state, v.is_active, v.eligible), (State::Up, true, true));
     assert_eq!(v.created_at, b.now.wall);
     assert_eq!(b.happened(), [(Happening::Added, "10.0.0.1:80".into())]);
@@ -74,13 +63,7 @@ fn an_expired_server_is_out_before_any_timer_runs() {
     b.passes(30_000);
     assert_eq!(b.serve(), Some(1), "at the TTL it is still in");
     b.passes(1);
-    assert_eq!(
-        b.take().unwrap_err(),
-        Nobody {
-            expired: 1,
-            ..Nobody::default()
-        }
-    );
+    assert_eq!(b.take().unwrap_err(), Nobody { expired: 1, ..Nobody::default() });
     assert_eq!(b.view(1).state, State::Expired);
     b.check();
 }
@@ -94,23 +77,13 @@ fn a_server_that_expired_comes_back_with_its_next_heartbeat() {
     let sweep = b.sweep();
     assert_eq!((sweep.expired, sweep.disabled, sweep.removed), (1, 1, 0));
     let v = b.view(1);
-    assert_eq!(
-        (v.enabled, v.disabled_reason),
-        (false, Some("heartbeat_timeout"))
-    );
+    assert_eq!((v.enabled, v.disabled_reason), (false, Some("heartbeat_timeout")));
     assert_eq!(v.disabled_at, b.now.wall);
     let again = b.sweep();
-    assert_eq!(
-        (again.expired, again.disabled),
-        (1, 0),
-        "it is switched off once"
-    );
+    assert_eq!((again.expired, again.disabled), (1, 0), "it is switched off once");
     assert!(b.refresh(1).unwrap().enabled);
     let v = b.view(1);
-    assert_eq!(
-        (v.enabled, v.disabled_reason, v.disabled_at),
-        (true, None, 0)
-    );
+    assert_eq!((v.enabled, v.disabled_reason, v.disabled_at), (true, None, 0));
     assert_eq!(b.serve(), Some(1));
     let what: Vec<_> = b.happened().into_iter().map(|(what, _)| what).collect();
     assert_eq!(what, [Happening::Expired, Happening::Back]);
@@ -125,22 +98,13 @@ fn one_disabled_by_hand_stays_so_until_enabled_by_hand() {
     b.add(1);
     b.toggle(1, false);
     b.refresh(1).unwrap();
-    assert_eq!(
-        b.take().unwrap_err(),
-        Nobody {
-            disabled: 1,
-            ..Nobody::default()
-        }
-    );
+    assert_eq!(b.take().unwrap_err(), Nobody { disabled: 1, ..Nobody::default() });
     b.passes(1_000_000);
     let sweep = b.sweep();
     assert_eq!((sweep.expired, sweep.disabled, sweep.removed), (0, 0, 0));
     b.refresh(1).unwrap();
     let v = b.view(1);
-    assert_eq!(
-        (v.enabled, v.state, v.disabled_reason),
-        (false, State::Down, Some("manual"))
-    );
+    assert_eq!((v.enabled, v.state, v.disabled_reason), (false, State::Down, Some("manual")));
     b.toggle(1, true);
     assert_eq!(b.serve(), Some(1));
     b.check();
@@ -207,20 +171,11 @@ fn a_drain_ends_with_enable_not_with_heartbeats() {
     b.add(1);
     let (flight, _) = b.take().unwrap();
     let found = b.found();
-    let drained = b
-        .registry()
-        .drain(found, &address(1), b.now, &mut b.events)
-        .unwrap();
+    let drained = b.registry().drain(found, &address(1), b.now, &mut b.events).unwrap();
     assert_eq!(drained.conns, 1);
     b.refresh(1).unwrap();
     b.add(1);
-    assert_eq!(
-        b.take().unwrap_err(),
-        Nobody {
-            draining: 1,
-            ..Nobody::default()
-        }
-    );
+    assert_eq!(b.take().unwrap_err(), Nobody { draining: 1, ..Nobody::default() });
     assert_eq!(b.view(1).state, State::Draining);
     b.release(flight, Verdict::Fine);
     b.toggle(1, true);
@@ -233,19 +188,9 @@ fn weight_zero_takes_no_new_requests() {
     let mut b = Bench::new();
     b.add(1);
     let found = b.found();
-    b.registry()
-        .set_weight(found, &address(1), 0, b.now)
-        .unwrap();
-    assert_eq!(
-        b.take().unwrap_err(),
-        Nobody {
-            weight_zero: 1,
-            ..Nobody::default()
-        }
-    );
-    b.registry()
-        .set_weight(found, &address(1), 2, b.now)
-        .unwrap();
+    b.registry().set_weight(found, &address(1), 0, b.now).unwrap();
+    assert_eq!(b.take().unwrap_err(), Nobody { weight_zero: 1, ..Nobody::default() });
+    b.registry().set_weight(found, &address(1), 2, b.now).unwrap();
     assert_eq!(b.serve(), Some(1));
     b.check();
 }
@@ -277,11 +222,7 @@ fn reset_clears_statistics_and_failure_marks_but_no_counts() {
     }
     assert_eq!(n, 2);
     let views = b.views();
-    assert!(
-        views
-            .iter()
-            .all(|v| v.requests == 0 && v.fails == 0 && v.state == State::Up)
-    );
+    assert!(views.iter().all(|v| v.requests == 0 && v.fails == 0 && v.state == State::Up));
     assert_eq!(views.iter().map(|v| v.connections).sum::<u32>(), 1);
     b.release(kept, Verdict::Fine);
     b.check();
@@ -301,22 +242,11 @@ fn a_full_zone_refuses_one_more_and_changes_nothing() {
     assert_eq!(usize::from(n), b.zone.layout().servers);
     b.check();
     let other = SpaceName::new(b"other").unwrap();
-    let registration = Registration {
-        address: address(1),
-        weight: None,
-        max_conns: None,
-    };
-    let full = b
-        .registry()
-        .add(other, &registration, &b.rules, b.now, &mut b.events);
+    let registration = Registration { address: address(1), weight: None, max_conns: None };
+    let full = b.registry().add(other, &registration, &b.rules, b.now, &mut b.events);
     assert!(matches!(full, Err(Error::Full(_))));
-    assert_eq!(
-        b.registry().find_space(other),
-        None,
-        "no namespace is left behind"
-    );
-    b.add_with(1, Some(3), None)
-        .expect("a known server needs no room");
+    assert_eq!(b.registry().find_space(other), None, "no namespace is left behind");
+    b.add_with(1, Some(3), None).expect("a known server needs no room");
     b.remove(1).unwrap();
     b.add(60_000);
     assert_eq!(b.views().len(), usize::from(n));
@@ -328,31 +258,20 @@ fn namespaces_can_run_out_and_come_back() {
     let mut b = Bench::sized(128 * 1024);
     let spaces = b.zone.layout().spaces;
     let names: Vec<_> = (0..=spaces).map(|i| format!("space-{i}")).collect();
-    let registration = Registration {
-        address: address(1),
-        weight: None,
-        max_conns: None,
-    };
+    let registration = Registration { address: address(1), weight: None, max_conns: None };
     let mut results = Vec::new();
     for name in &names {
         let name = SpaceName::new(name.as_bytes()).unwrap();
-        results.push(
-            b.registry()
-                .add(name, &registration, &b.rules, b.now, &mut b.events),
-        );
+        results.push(b.registry().add(name, &registration, &b.rules, b.now, &mut b.events));
     }
     assert!(results[..spaces].iter().all(Result::is_ok));
     assert_eq!(results[spaces], Err(Error::Full("namespace")));
     b.check();
     let first = SpaceName::new(names[0].as_bytes()).unwrap();
     let found = b.registry().find_space(first);
-    b.registry()
-        .remove(found, &address(1), &mut b.events)
-        .unwrap();
+    b.registry().remove(found, &address(1), &mut b.events).unwrap();
     let last = SpaceName::new(names[spaces].as_bytes()).unwrap();
-    b.registry()
-        .add(last, &registration, &b.rules, b.now, &mut b.events)
-        .unwrap();
+    b.registry().add(last, &registration, &b.rules, b.now, &mut b.events).unwrap();
     b.check();
 }
 
@@ -375,44 +294,20 @@ fn static_servers_never_expire_and_stay() {
 #[test]
 fn a_new_configuration_keeps_what_was_switched_by_hand() {
     let mut b = Bench::new();
-    configure(
-        &mut b,
-        &[
-            line(1),
-            StaticServer {
-                down: true,
-                ..line(2)
-            },
-        ],
-    );
+    configure(&mut b, &[line(1), StaticServer { down: true, ..line(2) }]);
     assert_eq!(b.view(2).disabled_reason, Some("configuration"));
     b.toggle(1, false);
     b.toggle(2, true);
     b.add(3);
     configure(
         &mut b,
-        &[
-            StaticServer {
-                weight: 7,
-                ..line(1)
-            },
-            StaticServer {
-                down: true,
-                ..line(2)
-            },
-        ],
+        &[StaticServer { weight: 7, ..line(1) }, StaticServer { down: true, ..line(2) }],
     );
     assert_eq!((b.view(1).enabled, b.view(1).weight), (false, 7));
     assert!(b.view(2).enabled, "its line has not changed");
     assert!(b.view(3).enabled, "a registered server stays");
     configure(&mut b, &[line(2)]);
-    configure(
-        &mut b,
-        &[StaticServer {
-            down: true,
-            ..line(2)
-        }],
-    );
+    configure(&mut b, &[StaticServer { down: true, ..line(2) }]);
     assert!(!b.view(2).enabled, "its line has changed");
     configure(&mut b, &[line(2)]);
     assert!(b.view(2).enabled, "and changed back");
@@ -424,13 +319,7 @@ fn a_registered_server_can_become_static_with_requests_on_it() {
     let mut b = Bench::new();
     b.add(1);
     let (flight, _) = b.take().unwrap();
-    configure(
-        &mut b,
-        &[StaticServer {
-            backup: true,
-            ..line(1)
-        }],
-    );
+    configure(&mut b, &[StaticServer { backup: true, ..line(1) }]);
     b.check();
     assert_eq!(b.view(1).connections, 1);
     b.release(flight, Verdict::Fine);
@@ -470,10 +359,7 @@ fn a_smaller_successor_takes_what_has_room() {
     }
     let new = Bench::sized(128 * 1024);
     let mut from = old.registry();
-    assert_eq!(
-        new.registry().succeed(&mut from),
-        Err(Error::Full("server"))
-    );
+    assert_eq!(new.registry().succeed(&mut from), Err(Error::Full("server")));
     assert_eq!(new.views().len(), usize::from(room));
     new.check();
 }
@@ -490,8 +376,7 @@ fn a_walk_sees_each_server_once_while_others_come_and_go() {
     let mut n = 100;
     while !cursor.done {
         let mut some = Vec::new();
-        b.registry()
-            .read(found, &mut cursor, 3, &b.rules, b.now, &mut some);
+        b.registry().read(found, &mut cursor, 3, &b.rules, b.now, &mut some);
         // The one read last goes, and a new one takes its slot.
         if let Some(last) = some.last().filter(|v| v.port < 20) {
             b.remove(last.port).unwrap();
@@ -518,7 +403,5 @@ fn line(n: u16) -> StaticServer {
 
 fn configure(b: &mut Bench, lines: &[StaticServer]) {
     let servers: Vec<_> = lines.iter().map(|l| (space(), l.clone())).collect();
-    b.registry()
-        .configure(&[space()], &servers, b.now, &mut b.events)
-        .unwrap();
+    b.registry().configure(&[space()], &servers, b.now, &mut b.events).unwrap();
 }

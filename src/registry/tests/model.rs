@@ -97,10 +97,7 @@ impl World {
             }
             Op::Remove(n) => {
                 assert_eq!(self.b.remove(n).is_ok(), self.servers.remove(&n).is_some());
-                self.flights
-                    .iter_mut()
-                    .filter(|(_, p)| *p == n)
-                    .for_each(|f| f.1 = 0);
+                self.flights.iter_mut().filter(|(_, p)| *p == n).for_each(|f| f.1 = 0);
             }
             Op::Refresh(n) => {
                 let done = self.b.refresh(n).is_ok();
@@ -123,8 +120,7 @@ impl World {
                     s.weight = weight;
                     let found = self.b.found();
                     let mut r = self.b.registry();
-                    r.set_weight(found, &address(n), weight, self.b.now)
-                        .unwrap();
+                    r.set_weight(found, &address(n), weight, self.b.now).unwrap();
                 }
             }
             Op::Drain(n) => {
@@ -132,14 +128,10 @@ impl World {
                     s.draining = true;
                     let found = self.b.found();
                     let mut r = self.b.registry();
-                    r.drain(found, &address(n), self.b.now, &mut self.b.events)
-                        .unwrap();
+                    r.drain(found, &address(n), self.b.now, &mut self.b.events).unwrap();
                 }
             }
-            Op::Take {
-                round_robin,
-                retries,
-            } => self.take(round_robin, retries),
+            Op::Take { round_robin, retries } => self.take(round_robin, retries),
             Op::Release(i, verdict) => {
                 if !self.flights.is_empty() {
                     let (flight, n) = self.flights.swap_remove(i % self.flights.len());
@@ -156,10 +148,7 @@ impl World {
             }
             Op::Reload => {
                 self.b.registry().next_cycle();
-                self.b
-                    .registry()
-                    .configure(&[], &[], self.b.now, &mut self.b.events)
-                    .unwrap();
+                self.b.registry().configure(&[], &[], self.b.now, &mut self.b.events).unwrap();
             }
         }
     }
@@ -175,12 +164,8 @@ impl World {
         let policy: &dyn Policy = if round_robin { &RoundRobin } else { &LeastConn };
         let mut tried = Vec::new();
         for _ in 0..=retries {
-            let candidates: Vec<u16> = self
-                .servers
-                .keys()
-                .copied()
-                .filter(|n| self.eligible(*n, &tried))
-                .collect();
+            let candidates: Vec<u16> =
+                self.servers.keys().copied().filter(|n| self.eligible(*n, &tried)).collect();
             match self.b.take_by(policy, &tried) {
                 Err(why) => {
                     assert!(candidates.is_empty(), "{why}, but there are {candidates:?}");
@@ -214,9 +199,7 @@ impl World {
     fn released(&mut self, n: u16, verdict: Verdict) {
         let now = self.b.now.mono;
         let alone = self.servers.len() == 1;
-        let Some(s) = self.servers.get_mut(&n) else {
-            return;
-        };
+        let Some(s) = self.servers.get_mut(&n) else { return };
         s.conns -= 1;
         match verdict {
             Verdict::Failed if alone => s.fails = 0,

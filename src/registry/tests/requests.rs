@@ -24,11 +24,7 @@ fn ties_go_round_by_weight() {
     let served: Vec<_> = (0..40).map(|_| b.serve().unwrap()).collect();
     assert_eq!(served.iter().filter(|p| **p == 2).count(), 30);
     // Evenly: in any four in a row there is one for the lighter.
-    assert!(
-        served
-            .windows(4)
-            .all(|w| w.iter().filter(|p| **p == 1).count() <= 2)
-    );
+    assert!(served.windows(4).all(|w| w.iter().filter(|p| **p == 1).count() <= 2));
 }
 
 #[test]
@@ -57,17 +53,11 @@ fn round_robin_is_smooth() {
     for (n, weight) in [(1, 5), (2, 1), (3, 1)] {
         b.add_with(n, Some(weight), None).unwrap();
     }
-    let served: Vec<_> = (0..70)
-        .map(|_| b.take_by(&RoundRobin, &[]).unwrap().1)
-        .collect();
+    let served: Vec<_> = (0..70).map(|_| b.take_by(&RoundRobin, &[]).unwrap().1).collect();
     for seven in served.chunks(7) {
         assert_eq!(seven.iter().filter(|p| **p == 1).count(), 5, "{served:?}");
     }
-    let longest = served
-        .chunk_by(|a, b| a == b)
-        .map(<[u16]>::len)
-        .max()
-        .unwrap();
+    let longest = served.chunk_by(|a, b| a == b).map(<[u16]>::len).max().unwrap();
     assert!(longest <= 3, "{served:?}");
 }
 
@@ -77,9 +67,7 @@ fn equal_servers_take_turns_in_the_order_they_came() {
     for n in 1..=3 {
         b.add(n);
     }
-    let served: Vec<_> = (0..6)
-        .map(|_| b.take_by(&RoundRobin, &[]).unwrap().1)
-        .collect();
+    let served: Vec<_> = (0..6).map(|_| b.take_by(&RoundRobin, &[]).unwrap().1).collect();
     assert_eq!(served, [1, 2, 3, 1, 2, 3]);
     let served: Vec<_> = (0..6).map(|_| b.serve().unwrap()).collect();
     assert_eq!(served, [1, 2, 3, 1, 2, 3]);
@@ -141,13 +129,7 @@ fn max_conns_is_never_exceeded() {
     b.add_with(1, None, Some(2)).unwrap();
     let (first, _) = b.take().unwrap();
     b.take().unwrap();
-    assert_eq!(
-        b.take().unwrap_err(),
-        Nobody {
-            at_max_conns: 1,
-            ..Nobody::default()
-        }
-    );
+    assert_eq!(b.take().unwrap_err(), Nobody { at_max_conns: 1, ..Nobody::default() });
     b.check();
     b.release(first, Verdict::Fine);
     b.take().unwrap();
@@ -174,13 +156,7 @@ fn tried_servers_are_not_tried_again() {
     ports.sort_unstable();
     assert_eq!(ports, [1, 2, 3, 4, 5]);
     let none = b.take_by(&LeastConn, &tried).unwrap_err();
-    assert_eq!(
-        none,
-        Nobody {
-            tried: 5,
-            ..Nobody::default()
-        }
-    );
+    assert_eq!(none, Nobody { tried: 5, ..Nobody::default() });
     assert_eq!(none.to_string(), "5 tried");
 }
 
@@ -190,13 +166,7 @@ fn max_fails_takes_a_server_out_for_fail_timeout_and_one_request_tries_it_again(
     b.add(1);
     b.add(2);
     let (flight, failed) = b.take().unwrap();
-    assert_eq!(
-        b.release(flight, Verdict::Failed),
-        Released {
-            alone: false,
-            failed: true
-        }
-    );
+    assert_eq!(b.release(flight, Verdict::Failed), Released { alone: false, failed: true });
     for _ in 0..10 {
         assert_ne!(b.serve(), Some(failed));
     }
@@ -250,13 +220,7 @@ fn the_only_server_ignores_max_fails() {
     b.add(1);
     for _ in 0..5 {
         let (flight, _) = b.take().unwrap();
-        assert_eq!(
-            b.release(flight, Verdict::Failed),
-            Released {
-                alone: true,
-                failed: false
-            }
-        );
+        assert_eq!(b.release(flight, Verdict::Failed), Released { alone: true, failed: false });
     }
     assert_eq!(b.serve(), Some(1));
     assert_eq!(b.view(1).fails, 5);
@@ -278,22 +242,10 @@ fn a_stale_kept_connection_is_no_failure_and_its_server_is_taken_again() {
     assert_eq!(b.release(flight, Verdict::Stale), Released::default());
     assert_eq!(b.view(port).fails, 0);
     let space = b.found().unwrap();
-    let choice = Choice {
-        space,
-        policy: &LeastConn,
-        tried: &[],
-        again: Some(flight),
-    };
+    let choice = Choice { space, policy: &LeastConn, tried: &[], again: Some(flight) };
     let mut target = Target::NONE;
     let mut registry = Registry::lock(b.zone).unwrap();
-    let again = registry.take(
-        &mut b.worker,
-        &choice,
-        &RULES,
-        b.now,
-        &mut target,
-        &mut b.events,
-    );
+    let again = registry.take(&mut b.worker, &choice, &RULES, b.now, &mut target, &mut b.events);
     drop(registry);
     assert_eq!(again.unwrap().0.number, flight.number);
     assert_eq!(target.port, port);
@@ -312,9 +264,7 @@ fn backups_serve_when_no_primary_can() {
         down: false,
     };
     let servers = [(space(), line(1, false)), (space(), line(2, true))];
-    b.registry()
-        .configure(&[space()], &servers, b.now, &mut b.events)
-        .unwrap();
+    b.registry().configure(&[space()], &servers, b.now, &mut b.events).unwrap();
     let (first, port) = b.take().unwrap();
     assert_eq!(port, 1);
     assert_eq!(b.take().unwrap().1, 2, "the primary is at max_conns");
@@ -364,10 +314,7 @@ fn a_full_ledger_fails_no_request_and_counts_stay_exact() {
     b.registry().leave(left);
     flights.pop();
     b.check();
-    assert_eq!(
-        b.views().iter().map(|v| v.connections).sum::<u32>(),
-        3 * u32::from(servers)
-    );
+    assert_eq!(b.views().iter().map(|v| v.connections).sum::<u32>(), 3 * u32::from(servers));
     for (worker, some) in workers.iter_mut().zip(flights) {
         std::mem::swap(&mut b.worker, worker);
         for flight in some {
@@ -427,9 +374,7 @@ fn a_static_server_serves_when_all_others_have_expired_at_once() {
         backup: false,
         down: false,
     };
-    b.registry()
-        .configure(&[], &[(space(), line)], b.now, &mut b.events)
-        .unwrap();
+    b.registry().configure(&[], &[(space(), line)], b.now, &mut b.events).unwrap();
     b.passes(30_001);
     assert_eq!(b.serve(), Some(1000));
     b.check();
