@@ -20,10 +20,7 @@ const RULES: Rules = Rules {
     on_duplicate: OnDuplicate::Refresh,
 };
 
-const NOW: Now = Now {
-    mono: 1_000_000,
-    wall: 1_700_000_000_000,
-};
+const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
 
 /// Requests in flight while the choices are measured.
 const IN_FLIGHT: usize = 64;
@@ -48,24 +45,14 @@ fn run(b: &mut criterion::Bencher<'_>, policy: &dyn Policy, n: u32) {
     let mut worker = registry.join(1);
     for i in 0..n {
         let ip = Ipv4Addr::from(0x0a00_0000 + i);
-        let registration = Registration {
-            address: Address::Inet(ip.into(), 80),
-            weight: None,
-            max_conns: None,
-        };
-        registry
-            .add(name, &registration, &RULES, NOW, &mut events)
-            .expect("room");
+        let registration =
+            Registration { address: Address::Inet(ip.into(), 80), weight: None, max_conns: None };
+        registry.add(name, &registration, &RULES, NOW, &mut events).expect("room");
     }
     let space = registry.find_space(name).expect("the namespace");
     drop(registry);
 
-    let choice = Choice {
-        space,
-        policy,
-        tried: &[],
-        again: None,
-    };
+    let choice = Choice { space, policy, tried: &[], again: None };
     let mut target = Target::NONE;
     let mut flights = VecDeque::with_capacity(IN_FLIGHT + 1);
     let mut step = || {

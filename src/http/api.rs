@@ -5,8 +5,8 @@ use std::ptr::{null, null_mut};
 
 use ngx::ffi::{
     NGX_DONE, NGX_ERROR, NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_POST, NGX_LOG_ERR, NGX_LOG_INFO,
-    ngx_command_t, ngx_conf_t, ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t, ngx_http_core_module,
-    ngx_http_core_srv_conf_t, ngx_http_request_t, ngx_int_t,
+    NGX_LOG_NOTICE, ngx_command_t, ngx_conf_t, ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t,
+    ngx_http_core_module, ngx_http_core_srv_conf_t, ngx_http_request_t, ngx_int_t,
 };
 use ngx::http::HttpModuleLocationConf;
 
@@ -211,11 +211,6 @@ fn handle(r: *mut ngx_http_request_t) -> ngx_int_t {
     let Some(zone) = zone_of(conf) else { return FAILED };
     // Who has no token learns nothing, not even which endpoints there are.
     if !zone.tokens.admit(request::authorization(r), request::headers(r, b"x-api-token")) {
-        log(
-            NGX_LOG_INFO,
-            request::log_of(r),
-            format_args!("registry \"{}\": 401: no valid token", zone.name),
-        );
         return decline(r, Reply::unauthorized());
     }
     let method = method_of(r);
@@ -322,16 +317,21 @@ fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_in
     let mut events = Events::with_capacity(16);
     let reply = api::answer(&call, &door, &local.zone, &zone.rules, now(), &mut events);
     report(zone, request::log_of(r), &mut events);
-    if let Some(error) = &reply.error {
-        // A client's mistake is worth a line only to those who look for it; a full zone is the
-        // operator's.
-        let level = if reply.status >= 500 { NGX_LOG_ERR } else { NGX_LOG_INFO };
-        let (name, status) = (&zone.name, reply.status);
-        log(level, request::log_of(r), format_args!("registry \"{name}\": {status}: {error}"));
-    }
     send(r, reply)
 }
 
 fn send(r: *mut ngx_http_request_t, reply: Reply) -> ngx_int_t {
+    if let Some(error) = &reply.error {
+        // A client's mistake is worth a line only to those who look for it; a full zone is the
+        // operator's.
+        let level = match reply.status {
+            500 | 507 => NGX_LOG_ERR,
+            503 => NGX_LOG_NOTICE,
+            _ => NGX_LOG_INFO,
+        };
+        let name = conf_of(r).and_then(zone_of).map_or("", |zone| zone.name.as_str());
+        let status = reply.status;
+        log(level, request::log_of(r), format_args!("registry \"{name}\": {status}: {error}"));
+    }
     reply::json(r, reply.status, reply.body, reply.header.as_slice())
 }

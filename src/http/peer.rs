@@ -1,7 +1,7 @@
 //! A request's peer: init, get, free, and the TLS session.
 
 use std::ffi::c_void;
-use std::ptr::{NonNull, addr_of_mut, null_mut};
+use std::ptr::{addr_of_mut, null_mut};
 
 use ngx::ffi::{
     NGX_BUSY, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_WARN, NGX_PEER_FAILED, ngx_http_request_t,
@@ -17,6 +17,7 @@ use crate::nginx::peer::{SocketAddress, past_the_pool, went_stale};
 use crate::nginx::request::log_of;
 use crate::nginx::{border, conf, pool};
 use crate::registry::{Choice, Flight, Nobody, Registry, SpaceName, SpaceRef, Target, Verdict};
+use crate::shm::NAME_MAX;
 
 const FAILED: ngx_int_t = NGX_ERROR as ngx_int_t;
 const BUSY: ngx_int_t = NGX_BUSY as ngx_int_t;
@@ -27,7 +28,7 @@ const MANY: usize = 1 << 30;
 /// What one try needs for as long as the request lives: nginx keeps pointers to it.
 #[derive(Clone, Copy)]
 struct Try {
-    target: Target,
+    printed: [u8; NAME_MAX],
     name: ngx_str_t,
     address: SocketAddress,
 }
@@ -47,7 +48,6 @@ struct Peer {
     tried: *mut u64,
     tried_len: usize,
     tried_cap: usize,
-    first: Try,
 }
 
 impl Peer {
@@ -99,21 +99,20 @@ pub(super) unsafe extern "C" fn init_peer(
                 let index = super::ngx_http_upstream_registry_module.ctx_index;
                 let upstream = (*(*us).srv_conf.add(index)).cast::<UpstreamConf>();
                 let Some(peer) = pool::room::<Peer>((*r).pool) else { return FAILED };
-                // `first` stays as it is until `get` writes it.
-                let at = peer.as_ptr();
-                addr_of_mut!((*at).upstream).write(upstream);
-                addr_of_mut!((*at).request).write(r);
-                addr_of_mut!((*at).flight).write(None);
-                addr_of_mut!((*at).again).write(None);
-                addr_of_mut!((*at).space).write(None);
-                addr_of_mut!((*at).tries).write(0);
-                addr_of_mut!((*at).tried).write(null_mut());
-                addr_of_mut!((*at).tried_len).write(0);
-                addr_of_mut!((*at).tried_cap).write(0);
-                addr_of_mut!((*at).first.target).write(Target::NONE);
+                peer.write(Peer {
+                    upstream,
+                    request: r,
+                    flight: None,
+                    again: None,
+                    space: None,
+                    tries: 0,
+                    tried: null_mut(),
+                    tried_len: 0,
+                    tried_cap: 0,
+                });
 
                 let pc = &mut (*(*r).upstream).peer;
-                pc.data = at.cast();
+                pc.data = peer.as_ptr().cast();
                 pc.get = Some(get_peer);
                 pc.free = Some(free_peer);
                 pc.tries = MANY;
@@ -130,8 +129,9 @@ pub(super) unsafe extern "C" fn init_peer(
 
 /// Called when the request needs a server.
 unsafe extern "C" fn get_peer(pc: *mut ngx_peer_connection_t, data: *mut c_void) -> ngx_int_t {
-    // SAFETY: nginx passes the connection whose `data` is the Peer made in `init_peer`.
-    let (pc, peer) = unsafe { (&mut *pc, data.cast::<Peer>()) };
+    // SAFETY: nginx passes the connection whose `data` is the Peer made in `init_peer`, and calls
+    // back for one request at a time.
+    let (pc, peer) = unsafe { (&mut *pc, &mut *data.cast::<Peer>()) };
     let log_to = pc.log;
     border::guard(
         || log_to,
@@ -139,42 +139,36 @@ unsafe extern "C" fn get_peer(pc: *mut ngx_peer_connection_t, data: *mut c_void)
         || {
             pc.set_cached(0);
             pc.connection = null_mut();
-            // SAFETY: as above; fields are used one at a time, `first` only through `room_for_try`.
-            unsafe { get(pc, peer) }
+            get(pc, peer)
         },
     )
 }
 
-/// # Safety
-///
-/// `peer` is the request's Peer, and nobody else uses it now.
-unsafe fn get(pc: &mut ngx_peer_connection_t, peer: *mut Peer) -> ngx_int_t {
-    // SAFETY: by this function's contract; the configuration outlives the request.
-    let upstream = unsafe { &*(*peer).upstream };
+fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
+    // SAFETY: the configuration outlives the request.
+    let upstream = unsafe { &*peer.upstream };
     let Some(zone) = upstream.zone() else { return FAILED };
     let Some(local) = zone.local().filter(|local| local.is_attached()) else { return FAILED };
-    // SAFETY: as above.
-    let Some(attempt) = (unsafe { room_for_try(peer) }) else { return FAILED };
-    // SAFETY: as above; `first` is not touched through this reference.
-    let p = unsafe { &mut *peer };
-    // SAFETY: room in the request's pool, made for a Try and not used by another try.
-    let target = unsafe { &mut *addr_of_mut!((*attempt.as_ptr()).target) };
+    // Each try has room of its own: nginx goes on showing the names of earlier ones in
+    // $upstream_addr.
+    // SAFETY: the request is alive.
+    let Some(attempt) = pool::room::<Try>(unsafe { (*peer.request).pool }) else { return FAILED };
 
-    let again = p.again.take();
-    let taken = take(upstream, zone, local, p, again, target, pc);
+    let again = peer.again.take();
+    let mut target = Target::NONE;
+    let taken = take(upstream, zone, local, peer, again, &mut target, pc);
     let (flight, eligible) = match taken {
         Ok(taken) => taken,
         Err(why) => {
-            refuse(upstream, zone, p, pc, &why);
+            refuse(upstream, zone, peer, pc, &why);
             return BUSY;
         }
     };
-
-    if p.tries == 0 && pc.tries > eligible {
+    peer.flight = Some(flight);
+    if peer.tries == 0 && pc.tries > eligible {
         pc.tries = eligible;
     }
-    p.tries += 1;
-    p.flight = Some(flight);
+    peer.tries += 1;
 
     let (address, mut len) = match target.family {
         4 => {
@@ -187,37 +181,20 @@ unsafe fn get(pc: &mut ngx_peer_connection_t, peer: *mut Peer) -> ngx_int_t {
     if again.is_some_and(|flown| flown.number == flight.number) {
         len = past_the_pool(len);
     }
-    // SAFETY: the try's own room, which lives as long as the request.
+    // SAFETY: the try's own room, which lives as long as the request and is written once.
     unsafe {
         let attempt = attempt.as_ptr();
-        addr_of_mut!((*attempt).address).write(address);
-        addr_of_mut!((*attempt).name).write(ngx_str_t {
-            len: usize::from(target.name_len),
-            data: target.name.as_ptr().cast_mut(),
+        attempt.write(Try {
+            printed: target.name,
+            name: ngx_str_t { len: usize::from(target.name_len), data: null_mut() },
+            address,
         });
+        (*attempt).name.data = addr_of_mut!((*attempt).printed).cast();
         pc.sockaddr = (*attempt).address.as_ptr();
         pc.socklen = len;
         pc.name = addr_of_mut!((*attempt).name);
     }
     0
-}
-
-/// The first try's room is in the Peer; later ones get their own, because nginx goes on showing the
-/// names of earlier ones in `$upstream_addr`.
-///
-/// # Safety
-///
-/// `peer` is the request's Peer.
-unsafe fn room_for_try(peer: *mut Peer) -> Option<NonNull<Try>> {
-    // SAFETY: by this function's contract.
-    unsafe {
-        if (*peer).tries == 0 {
-            return NonNull::new(addr_of_mut!((*peer).first));
-        }
-        let room = pool::room::<Try>((*(*peer).request).pool)?;
-        addr_of_mut!((*room.as_ptr()).target).write(Target::NONE);
-        Some(room)
-    }
 }
 
 fn take(

@@ -121,9 +121,19 @@ pub(super) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_
 /// Makes a zone agree with the new configuration.
 fn renew(main: &MainConf, conf: &ZoneConf, old: *const ngx_cycle_t, log_to: *mut ngx_log_t) {
     let Some(zone) = conf.open() else { return };
-    let predecessor = shm::find(old, conf.shm_name().as_bytes())
-        .and_then(zone::open)
-        .filter(|p| p.base() != zone.base());
+    let old = shm::find(old, conf.shm_name().as_bytes());
+    let predecessor = old.and_then(zone::open).filter(|p| p.base() != zone.base());
+    if old.is_some_and(|old| shm::is_mapped(old) && zone::open(old).is_none()) {
+        let name = &conf.name;
+        log(
+            NGX_LOG_WARN,
+            log_to,
+            format_args!(
+                "registry \"{name}\": the old zone was made by another version of this module and \
+                 can't be read: servers have to register again"
+            ),
+        );
+    }
 
     let mut spaces: Vec<SpaceName<'_>> = Vec::new();
     let mut statics: Vec<(SpaceName<'_>, StaticServer)> = Vec::new();
