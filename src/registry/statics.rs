@@ -47,7 +47,9 @@ impl Registry<'_> {
             let Some(name) = SpaceName::new(name.as_bytes()) else { continue };
             match self.make_space(name) {
                 Ok(space) => {
-                    if self.insert(Server { space: space.slot, ..s }).is_none() {
+                    // Turns count from the virtual time of a zone: here it starts anew.
+                    let server = Server { space: space.slot, turn: [0; 2], ..s };
+                    if self.insert(server).is_none() {
                         full = Some(Error::Full("server"));
                     }
                 }

@@ -1,5 +1,7 @@
 //! Processes that die with what they hold, for tests.
 
+use std::time::Duration;
+
 use super::Zone;
 
 /// A zone of its own.
@@ -17,19 +19,45 @@ pub(crate) fn zone(size: usize) -> &'static Zone {
 ///
 /// When the process can't be made, or ends in another way (a panic in `f`, for one).
 pub(crate) fn dies_after(f: impl FnOnce()) {
+    let child = fork(|| {
+        f();
+        // SAFETY: a process may always kill itself.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    });
+    wait(child);
+}
+
+/// Runs `f` in a process of its own and kills it after some time, wherever it then is. `f` must go
+/// on for longer than that.
+///
+/// # Panics
+///
+/// As for [`dies_after`].
+pub(crate) fn killed_after(time: Duration, f: impl FnOnce()) {
+    let child = fork(f);
+    std::thread::sleep(time);
+    // SAFETY: our own child, which has not been waited for.
+    unsafe { libc::kill(child, libc::SIGKILL) };
+    wait(child);
+}
+
+fn fork(f: impl FnOnce()) -> libc::pid_t {
     // SAFETY: the child runs `f` on memory that it shares or has copied and never returns. glibc
     // keeps its allocator usable after a fork.
     unsafe {
         let child = libc::fork();
         assert!(child >= 0);
         if child == 0 {
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_ok() {
-                libc::kill(libc::getpid(), libc::SIGKILL);
-            }
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
             libc::_exit(1);
         }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(child, &mut status, 0), child);
-        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL);
+        child
     }
+}
+
+fn wait(child: libc::pid_t) {
+    let mut status = 0;
+    // SAFETY: our own child, which has not been waited for.
+    unsafe { assert_eq!(libc::waitpid(child, &mut status, 0), child) };
+    assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL);
 }

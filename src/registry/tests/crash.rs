@@ -1,5 +1,5 @@
 use super::*;
-use crate::shm::testing::dies_after;
+use crate::shm::testing::{dies_after, killed_after};
 
 #[test]
 fn what_a_killed_worker_carried_is_taken_back() {
@@ -213,5 +213,58 @@ fn without_a_free_slot_a_worker_still_counts() {
     b.release(flight, Verdict::Fine);
     assert_eq!(b.view(1).connections, 0);
     drop(others);
+    b.check();
+}
+
+/// A worker is killed at 300 moments chosen by chance, while it changes servers and takes and gives
+/// back requests as fast as it can. Whatever it was doing, the zone is whole, each server has a
+/// weight and a limit that belong together, and only the survivor's requests are left.
+#[test]
+fn a_worker_killed_at_any_moment_leaves_a_whole_zone() {
+    let mut b = Bench::sized(128 * 1024);
+    for n in 1..=30 {
+        b.add_with(n, Some(u32::from(n)), Some(u32::from(n) * 100)).unwrap();
+    }
+    let mine: Vec<_> = (0..40).map(|_| b.take().unwrap().0).collect();
+    for round in 0..300u64 {
+        killed_after(std::time::Duration::from_micros(100 + round * 37 % 900), || {
+            b.worker = b.registry().join(2);
+            let mut seed = round;
+            let mut flights = Vec::new();
+            loop {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let n = (seed >> 40) as u16 % 30 + 1;
+                match (seed >> 33) % 8 {
+                    0 => drop(b.remove(n)),
+                    1 | 2 => {
+                        // Limits that no change cut short may mix.
+                        let weight = (seed >> 20) as u32 % 900 + 1;
+                        b.add_with(n, Some(weight), Some(weight * 100)).unwrap();
+                    }
+                    3 => drop(b.refresh(n)),
+                    4 => {
+                        if b.found().is_some() && b.refresh(n).is_ok() {
+                            b.toggle(n, seed >> 60 > 3);
+                        }
+                    }
+                    5 | 6 => flights.extend(b.take().ok().map(|(flight, _)| flight)),
+                    _ => {
+                        if let Some(flight) = flights.pop() {
+                            b.release(flight, Verdict::Failed);
+                        }
+                    }
+                }
+            }
+        });
+        b.registry().reap();
+        b.check();
+        for v in b.views() {
+            assert_eq!(v.max_conns, v.weight * 100, "{}", v.addr);
+        }
+    }
+    for flight in mine {
+        b.release(flight, Verdict::Fine);
+    }
+    assert!(b.views().iter().all(|v| v.connections == 0));
     b.check();
 }

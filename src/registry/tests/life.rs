@@ -351,6 +351,21 @@ fn a_successor_takes_the_servers_as_they_are_without_their_requests() {
 }
 
 #[test]
+fn in_a_successor_a_newcomer_is_not_owed_turns() {
+    let mut old = Bench::new();
+    old.add(1);
+    for _ in 0..1000 {
+        old.serve();
+    }
+    let mut new = Bench::new();
+    new.now = old.now;
+    new.registry().succeed(&mut old.registry()).unwrap();
+    new.add(2);
+    let served: Vec<_> = (0..10).map(|_| new.serve().unwrap()).collect();
+    assert_eq!(served.iter().filter(|p| **p == 2).count(), 5, "{served:?}");
+}
+
+#[test]
 fn a_smaller_successor_takes_what_has_room() {
     let mut old = Bench::sized(1 << 20);
     let room = crate::shm::Layout::new(128 * 1024).unwrap().servers as u16;
