@@ -1,37 +1,29 @@
 //! A request's peer: init, get, free, and the TLS session.
 
 use std::ffi::c_void;
-use std::ptr::{addr_of_mut, null_mut};
+use std::ptr::null_mut;
 
 use ngx::ffi::{
     NGX_BUSY, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_WARN, NGX_PEER_FAILED, ngx_http_request_t,
-    ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_pool_t, ngx_str_t,
-    ngx_uint_t,
+    ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_pool_t, ngx_uint_t,
 };
 
 use super::upstream::{Namespace, UpstreamConf};
 use super::worker::{Local, now, report};
 use super::zone::ZoneConf;
 use crate::nginx::log::log;
-use crate::nginx::peer::{SocketAddress, past_the_pool, went_stale};
+use crate::nginx::peer::{SocketAddress, point, went_stale};
 use crate::nginx::request::log_of;
 use crate::nginx::{border, conf, pool};
-use crate::registry::{Choice, Flight, Nobody, Registry, SpaceName, SpaceRef, Target, Verdict};
-use crate::shm::NAME_MAX;
+use crate::registry::{
+    Choice, Flight, Nobody, Registry, Released, SpaceName, SpaceRef, Target, Verdict,
+};
 
 const FAILED: ngx_int_t = NGX_ERROR as ngx_int_t;
 const BUSY: ngx_int_t = NGX_BUSY as ngx_int_t;
 
 /// More tries than any request makes: the first `get` sets the true number.
 const MANY: usize = 1 << 30;
-
-/// What one try needs for as long as the request lives: nginx keeps pointers to it.
-#[derive(Clone, Copy)]
-struct Try {
-    printed: [u8; NAME_MAX],
-    name: ngx_str_t,
-    address: SocketAddress,
-}
 
 /// A request's way through an upstream; in the request's pool.
 #[derive(Clone, Copy)]
@@ -149,11 +141,6 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
     let upstream = unsafe { &*peer.upstream };
     let Some(zone) = upstream.zone() else { return FAILED };
     let Some(local) = zone.local().filter(|local| local.is_attached()) else { return FAILED };
-    // Each try has room of its own: nginx goes on showing the names of earlier ones in
-    // $upstream_addr.
-    // SAFETY: the request is alive.
-    let Some(attempt) = pool::room::<Try>(unsafe { (*peer.request).pool }) else { return FAILED };
-
     let again = peer.again.take();
     let mut target = Target::NONE;
     let taken = take(upstream, zone, local, peer, again, &mut target, pc);
@@ -164,13 +151,7 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
             return BUSY;
         }
     };
-    peer.flight = Some(flight);
-    if peer.tries == 0 && pc.tries > eligible {
-        pc.tries = eligible;
-    }
-    peer.tries += 1;
-
-    let (address, mut len) = match target.family {
+    let address = match target.family {
         4 => {
             let [a, b, c, d, ..] = target.ip;
             SocketAddress::v4([a, b, c, d], target.port)
@@ -178,22 +159,19 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
         6 => SocketAddress::v6(target.ip, target.port),
         _ => SocketAddress::unix(target.name().strip_prefix(b"unix:").unwrap_or_default()),
     };
-    if again.is_some_and(|flown| flown.number == flight.number) {
-        len = past_the_pool(len);
+    let once_more = again.is_some_and(|flown| flown.number == flight.number);
+    // SAFETY: the request is alive.
+    let pool = unsafe { (*peer.request).pool };
+    if !point(pc, pool, &address, once_more, target.name()) {
+        // nginx frees only a peer that has an address.
+        give_back(upstream, flight, Verdict::Fine);
+        return FAILED;
     }
-    // SAFETY: the try's own room, which lives as long as the request and is written once.
-    unsafe {
-        let attempt = attempt.as_ptr();
-        attempt.write(Try {
-            printed: target.name,
-            name: ngx_str_t { len: usize::from(target.name_len), data: null_mut() },
-            address,
-        });
-        (*attempt).name.data = addr_of_mut!((*attempt).printed).cast();
-        pc.sockaddr = (*attempt).address.as_ptr();
-        pc.socklen = len;
-        pc.name = addr_of_mut!((*attempt).name);
+    peer.flight = Some(flight);
+    if peer.tries == 0 && pc.tries > eligible {
+        pc.tries = eligible;
     }
+    peer.tries += 1;
     0
 }
 
@@ -293,23 +271,26 @@ fn free(pc: &mut ngx_peer_connection_t, peer: &mut Peer, state: ngx_uint_t) {
 
     // SAFETY: the configuration outlives the request.
     let upstream = unsafe { &*peer.upstream };
-    let mut alone = false;
-    if let Some(local) = upstream.zone().and_then(ZoneConf::local)
-        && let Some(worker) = local.hands().worker.as_mut()
-        && let Ok(mut registry) = Registry::lock(&local.zone)
-    {
-        let released = registry.release(worker, flight, verdict, now());
-        drop(registry);
-        alone = released.alone;
-        if released.failed {
-            log(NGX_LOG_WARN, pc.log, format_args!("upstream server temporarily disabled"));
-        }
+    let released = give_back(upstream, flight, verdict);
+    if released.failed {
+        log(NGX_LOG_WARN, pc.log, format_args!("upstream server temporarily disabled"));
     }
-    if alone {
+    if released.alone {
         pc.tries = 0;
     } else if pc.tries > 0 {
         pc.tries -= 1;
     }
+}
+
+/// Ends a request's stay on a server.
+fn give_back(upstream: &UpstreamConf, flight: Flight, verdict: Verdict) -> Released {
+    if let Some(local) = upstream.zone().and_then(ZoneConf::local)
+        && let Some(worker) = local.hands().worker.as_mut()
+        && let Ok(mut registry) = Registry::lock(&local.zone)
+    {
+        return registry.release(worker, flight, verdict, now());
+    }
+    Released::default()
 }
 
 /// Bytes of a response that have come in this try.

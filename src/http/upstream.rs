@@ -255,17 +255,24 @@ fn placeholder(
     cf: *mut ngx_conf_t,
     us: *mut ngx_http_upstream_srv_conf_t,
 ) -> Option<*const ngx_addr_t> {
-    // 0.0.0.1, as the place holders that people write by hand.
-    let (address, len) = crate::nginx::peer::SocketAddress::v4([0, 0, 0, 1], 1);
     // SAFETY: all that is pointed to is in the configuration's pool; nginx reads the elements of
-    // `servers` as this type.
+    // `servers` as this type. A zeroed sockaddr_in is valid.
     unsafe {
-        let into = pool::room::<crate::nginx::peer::SocketAddress>((*cf).pool)?;
+        // 0.0.0.1, as the place holders that people write by hand.
+        let into = pool::room::<libc::sockaddr_in>((*cf).pool)?;
+        let mut address: libc::sockaddr_in = std::mem::zeroed();
+        address.sin_family = libc::AF_INET as _;
+        address.sin_port = 1u16.to_be();
+        address.sin_addr.s_addr = u32::from_ne_bytes([0, 0, 0, 1]);
         into.write(address);
         let name = "registry";
         let name = ngx_str_t { len: name.len(), data: name.as_ptr().cast_mut() };
         let addr = pool::room::<ngx_addr_t>((*cf).pool)?;
-        addr.write(ngx_addr_t { sockaddr: into.as_ptr().cast::<sockaddr>(), socklen: len, name });
+        addr.write(ngx_addr_t {
+            sockaddr: into.as_ptr().cast::<sockaddr>(),
+            socklen: size_of::<libc::sockaddr_in>() as _,
+            name,
+        });
         let server = ngx_array_push((*us).servers).cast::<ngx_http_upstream_server_t>();
         let server = server.as_mut()?;
         *server = std::mem::zeroed();

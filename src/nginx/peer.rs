@@ -1,61 +1,97 @@
 //! An upstream connection's peer: its address and its TLS session.
 
-use std::mem::{size_of, zeroed};
+use std::mem::zeroed;
 
-use ngx::ffi::{ngx_peer_connection_t, sockaddr, socklen_t};
+use ngx::ffi::{ngx_palloc, ngx_peer_connection_t, ngx_pool_t, ngx_str_t, sockaddr, socklen_t};
 
-/// A socket address in a request's pool: nginx keeps a pointer to it.
+/// A socket address and its length.
+#[derive(Clone, Copy)]
+pub(crate) struct SocketAddress {
+    bytes: Bytes,
+    len: usize,
+}
+
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) union SocketAddress {
+union Bytes {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
     unix: libc::sockaddr_un,
-    // Room for one byte more than any of them: see `past_the_pool`.
-    room: [u64; 16],
 }
 
 impl SocketAddress {
-    pub(crate) fn v4(ip: [u8; 4], port: u16) -> (Self, socklen_t) {
+    pub(crate) fn v4(ip: [u8; 4], port: u16) -> Self {
         // SAFETY: zero is a valid sockaddr_in.
-        let mut a: libc::sockaddr_in = unsafe { zeroed() };
-        a.sin_family = libc::AF_INET as _;
-        a.sin_port = port.to_be();
-        a.sin_addr.s_addr = u32::from_ne_bytes(ip);
-        (Self { v4: a }, size_of::<libc::sockaddr_in>() as _)
+        let mut v4: libc::sockaddr_in = unsafe { zeroed() };
+        v4.sin_family = libc::AF_INET as _;
+        v4.sin_port = port.to_be();
+        v4.sin_addr.s_addr = u32::from_ne_bytes(ip);
+        Self { bytes: Bytes { v4 }, len: size_of::<libc::sockaddr_in>() }
     }
 
-    pub(crate) fn v6(ip: [u8; 16], port: u16) -> (Self, socklen_t) {
+    pub(crate) fn v6(ip: [u8; 16], port: u16) -> Self {
         // SAFETY: zero is a valid sockaddr_in6.
-        let mut a: libc::sockaddr_in6 = unsafe { zeroed() };
-        a.sin6_family = libc::AF_INET6 as _;
-        a.sin6_port = port.to_be();
-        a.sin6_addr.s6_addr = ip;
-        (Self { v6: a }, size_of::<libc::sockaddr_in6>() as _)
+        let mut v6: libc::sockaddr_in6 = unsafe { zeroed() };
+        v6.sin6_family = libc::AF_INET6 as _;
+        v6.sin6_port = port.to_be();
+        v6.sin6_addr.s6_addr = ip;
+        Self { bytes: Bytes { v6 }, len: size_of::<libc::sockaddr_in6>() }
     }
 
-    pub(crate) fn unix(path: &[u8]) -> (Self, socklen_t) {
+    pub(crate) fn unix(path: &[u8]) -> Self {
         // SAFETY: zero is a valid sockaddr_un.
-        let mut a: libc::sockaddr_un = unsafe { zeroed() };
-        a.sun_family = libc::AF_UNIX as _;
+        let mut unix: libc::sockaddr_un = unsafe { zeroed() };
+        unix.sun_family = libc::AF_UNIX as _;
         // The last byte stays zero.
-        let len = path.len().min(a.sun_path.len() - 1);
-        for (to, from) in a.sun_path[..len].iter_mut().zip(path) {
+        let len = path.len().min(unix.sun_path.len() - 1);
+        for (to, from) in unix.sun_path[..len].iter_mut().zip(path) {
             *to = *from as _;
         }
-        (Self { unix: a }, size_of::<libc::sockaddr_un>() as _)
+        Self { bytes: Bytes { unix }, len: size_of::<libc::sockaddr_un>() }
     }
+}
 
-    /// A pointer as nginx's structures want it.
-    pub(crate) fn as_ptr(&mut self) -> *mut sockaddr {
-        (&raw mut *self).cast()
+/// Points a connection to an address. The address and its printed form go into a piece of the
+/// request's pool of their own: nginx goes on showing the names of earlier tries in
+/// `$upstream_addr`. False: out of memory.
+pub(crate) fn point(
+    pc: &mut ngx_peer_connection_t,
+    pool: *mut ngx_pool_t,
+    address: &SocketAddress,
+    past_the_pool: bool,
+    printed: &[u8],
+) -> bool {
+    let SocketAddress { bytes, len } = address;
+    // One byte more than the address, and the next thing at a word's boundary.
+    let room = (len + 1).next_multiple_of(align_of::<ngx_str_t>());
+    // SAFETY: `pool` is that of the request that `pc` belongs to; what is written is laid out in the
+    // piece one after the other, each at its alignment.
+    unsafe {
+        let at = ngx_palloc(pool, size_of::<ngx_str_t>() + room + printed.len()).cast::<u8>();
+        if at.is_null() {
+            return false;
+        }
+        let name = at.cast::<ngx_str_t>();
+        let sockaddr_at = at.add(size_of::<ngx_str_t>());
+        let text = sockaddr_at.add(room);
+        sockaddr_at.copy_from_nonoverlapping((&raw const *bytes).cast(), *len);
+        sockaddr_at.add(*len).write(0);
+        text.copy_from_nonoverlapping(printed.as_ptr(), printed.len());
+        name.write(ngx_str_t { len: printed.len(), data: text });
+        pc.sockaddr = sockaddr_at.cast::<sockaddr>();
+        pc.socklen = *len as socklen_t;
+        pc.name = name;
     }
+    if past_the_pool {
+        pc.socklen = unpooled(pc.socklen);
+    }
+    true
 }
 
 /// A length under which stock `keepalive` finds no pooled connection to the address, and which
 /// `connect` takes all the same. The pool compares addresses by their bytes and lengths; the kernel
 /// ignores what follows an IP address, and the end of a unix path is its zero byte.
-pub(crate) fn past_the_pool(len: socklen_t) -> socklen_t {
+fn unpooled(len: socklen_t) -> socklen_t {
     if len as usize == size_of::<libc::sockaddr_un>() { len - 1 } else { len + 1 }
 }
 
