@@ -124,21 +124,18 @@ pub(super) fn rank(t: &mut Tables<'_>, server: u32) {
     }
 }
 
-/// Charges a turn for a request given to `server`. Its rank is the caller's to renew.
+/// Charges a turn in the order that a request's server was chosen by, and in no other: where two
+/// upstreams share a namespace, the turns of each are its own. The server's rank is the caller's
+/// to renew.
 #[inline]
-pub(super) fn charge(t: &mut Tables<'_>, server: u32) {
+pub(super) fn charge(t: &mut Tables<'_>, server: u32, order: Order) {
     let s = &mut t.servers[server as usize];
     let group = group(s);
-    let space = &mut t.spaces[s.space as usize];
     let stride = STRIDE / u64::from(s.weight.max(1));
-    for order in ORDERS {
-        if space.orders & order.bit() != 0 {
-            let now = &mut space.turn[order.heap(group)];
-            let start = s.turn[order as usize].max(*now);
-            *now = start;
-            s.turn[order as usize] = start + stride;
-        }
-    }
+    let now = &mut t.spaces[s.space as usize].turn[order.heap(group)];
+    let start = s.turn[order as usize].max(*now);
+    *now = start;
+    s.turn[order as usize] = start + stride;
 }
 
 /// The ready servers of one group of a namespace, as a policy sees them.

@@ -85,6 +85,24 @@ fn two_policies_on_one_namespace_share_the_counts() {
 }
 
 #[test]
+fn round_robin_keeps_its_shares_beside_another_policy() {
+    let mut b = Bench::new();
+    for n in 1..=3 {
+        b.add(n);
+    }
+    let _long = [b.take().unwrap(), b.take().unwrap()];
+    let mut shares = [0; 4];
+    for _ in 0..9 {
+        b.serve();
+        b.serve();
+        let (flight, port) = b.take_by(&RoundRobin, &[]).unwrap();
+        b.release(flight, Verdict::Fine);
+        shares[usize::from(port)] += 1;
+    }
+    assert_eq!(shares, [0, 3, 3, 3]);
+}
+
+#[test]
 fn a_newcomer_is_not_owed_the_turns_it_missed() {
     let mut b = Bench::new();
     b.add(1);
