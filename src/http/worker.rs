@@ -2,8 +2,9 @@
 //! cleanup's timer.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::ops::Deref;
 use std::pin::Pin;
-use std::ptr::null;
+use std::ptr::{NonNull, null};
 
 use ngx::ffi::{NGX_LOG_INFO, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_cycle_t, ngx_int_t, ngx_log_t};
 
@@ -25,12 +26,24 @@ const TURN: u32 = 2048;
 /// Lines that the cleanup logs in one turn of the event loop.
 const LINES: usize = 128;
 
-/// This process's part in one zone. Never freed: requests that outlive their configuration may
-/// still look at it.
+/// This process's part in one zone. Freed when the process ends: requests that outlive their
+/// configuration may still look at it.
 pub(crate) struct Local {
     pub(super) zone: Zone,
     hands: RefCell<Hands>,
     attached: Cell<bool>,
+}
+
+/// A [`Local`], held until the process ends.
+#[derive(Clone, Copy)]
+struct Held(NonNull<Local>);
+
+impl Deref for Held {
+    type Target = Local;
+    fn deref(&self) -> &Local {
+        // SAFETY: made in `join`, freed in `exit_process` after the last use.
+        unsafe { self.0.as_ref() }
+    }
 }
 
 /// What is needed to change the zone.
@@ -69,7 +82,7 @@ thread_local! {
 }
 
 struct Process {
-    locals: Vec<&'static Local>,
+    locals: Vec<Held>,
     timers: Vec<Pin<Box<Timer<Cleanup>>>>,
 }
 
@@ -175,7 +188,7 @@ fn renew(main: &MainConf, conf: &ZoneConf, old: *const ngx_cycle_t, log_to: *mut
         }
     }
     registry.next_cycle();
-    if let Err(e) = registry.configure(&spaces, &statics, now(), &mut events) {
+    if let Err(e) = registry.configure(&spaces, &statics, &conf.rules, now(), &mut events) {
         complain(&e);
     }
     drop(registry);
@@ -214,7 +227,7 @@ fn attach(cycle: *const ngx_cycle_t) {
                 process.locals.push(local);
                 Some(local)
             });
-            conf.local.set(local.map_or(null(), |local| local));
+            conf.local.set(local.map_or(null(), |local| local.0.as_ptr()));
             if let Some(local) = local {
                 let cleanup = Cleanup {
                     conf: &raw const **conf,
@@ -228,7 +241,7 @@ fn attach(cycle: *const ngx_cycle_t) {
     });
 }
 
-fn join(conf: &ZoneConf, zone: Zone) -> Option<&'static Local> {
+fn join(conf: &ZoneConf, zone: Zone) -> Option<Held> {
     let worker = match Registry::lock(&zone) {
         Ok(mut registry) => registry.join(process::pid()),
         Err(e) => {
@@ -237,20 +250,26 @@ fn join(conf: &ZoneConf, zone: Zone) -> Option<&'static Local> {
             return None;
         }
     };
-    Some(Box::leak(Box::new(Local {
+    Some(Held(NonNull::from(Box::leak(Box::new(Local {
         zone,
         hands: RefCell::new(Hands { worker: Some(worker), events: Events::with_capacity(16) }),
         attached: Cell::new(true),
-    })))
+    })))))
 }
 
 /// Called in each process when it ends in good order.
-pub(super) unsafe extern "C" fn exit_process(_: *mut ngx_cycle_t) {
+pub(super) unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
     border::guard(cycle_log, (), || {
+        for conf in MainConf::of_cycle(cycle).map_or(&[][..], |main| &main.zones) {
+            conf.local.set(null());
+        }
         PROCESS.with_borrow_mut(|process| {
             process.timers.clear();
             for local in process.locals.drain(..) {
                 local.detach();
+                // SAFETY: made in `join`. No event is handled after this hook, so no request looks
+                // at it again; the configuration's pointers were cleared above.
+                drop(unsafe { Box::from_raw(local.0.as_ptr()) });
             }
         });
     });
@@ -259,7 +278,7 @@ pub(super) unsafe extern "C" fn exit_process(_: *mut ngx_cycle_t) {
 /// The cleanup of one zone, as a timer's work.
 struct Cleanup {
     conf: *const ZoneConf,
-    local: &'static Local,
+    local: Held,
     /// A sweep that is not through.
     sweep: Option<Sweep>,
     events: Events,

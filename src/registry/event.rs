@@ -25,7 +25,7 @@ pub enum Happening {
     Draining,
     /// Silent for longer than `heartbeat_ttl`.
     Expired,
-    /// Heard of again after it had expired.
+    /// No longer expired: heard of again, or `heartbeat_ttl` has grown.
     Back,
 }
 
@@ -89,7 +89,6 @@ impl fmt::Display for Event {
                 let (s, ms) = (self.silent_ms / 1000, self.silent_ms % 1000);
                 write!(f, ", silent for {s}.{ms:03} s")
             }
-            Happening::Back => f.write_str(", heard of again"),
             _ => Ok(()),
         }
     }

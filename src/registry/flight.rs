@@ -177,7 +177,11 @@ impl Registry<'_> {
         let ready = self.g.spaces[space as usize].ready;
         let entry = self.book(worker, server);
         let t = &mut *self.g;
-        charge(t, server, choice.policy.order());
+        // A turn is for a request, not for a try: else a server that fails again and again would be
+        // the first that each request goes to.
+        if choice.tried.is_empty() && again.is_none() {
+            charge(t, server, choice.policy.order());
+        }
         let s = &mut t.servers[server as usize];
         s.requests += 1;
         // Stock: the first request after a pause of fail_timeout is a check of its own, and a

@@ -45,6 +45,16 @@ impl Rules {
             && s.flags & flag::STATIC == 0
             && now.mono.saturating_sub(s.heartbeat_mono) > self.ttl
     }
+
+    /// Whether a server that was known as expired is clearly not so by these rules: the TTL has
+    /// grown. The margin is for the clocks of workers, which are milliseconds apart: none is to
+    /// take back what another has just found.
+    pub(super) fn revives(&self, s: &Server, now: Now) -> bool {
+        let silent_flags = flag::EXPIRED | flag::SILENCED;
+        let margin = (self.ttl / 2).min(1000);
+        s.flags & silent_flags != 0
+            && (self.ttl == 0 || now.mono.saturating_sub(s.heartbeat_mono) + margin <= self.ttl)
+    }
 }
 
 /// What an `add` says.

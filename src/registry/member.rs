@@ -319,24 +319,30 @@ impl Registry<'_> {
         if s.flags & flag::STATIC != 0 {
             return false;
         }
-        let silent = flag::EXPIRED | flag::SILENCED;
-        let was_silent = s.flags & silent != 0;
-        if was_silent {
-            if s.flags & flag::SILENCED != 0 && s.flags & flag::DISABLED == 0 {
-                s.disabled_reason = crate::shm::reason::NONE;
-                s.disabled_wall = 0;
-                s.updated_wall = now.wall;
-            }
-            s.flags &= !silent;
+        if s.flags & (flag::EXPIRED | flag::SILENCED) != 0 {
+            self.end_silence(slot, now);
+            return true;
         }
         stale(t, slot);
         freshen(t, slot);
-        if was_silent {
-            reclassify(t, slot);
-            let space = self.g.servers[slot as usize].space;
-            self.touch(space);
+        false
+    }
+
+    /// Ends what silence did to a server.
+    pub(super) fn end_silence(&mut self, slot: u32, now: Now) {
+        let t = &mut *self.g;
+        let s = &mut t.servers[slot as usize];
+        if s.flags & flag::SILENCED != 0 && s.flags & flag::DISABLED == 0 {
+            s.disabled_reason = crate::shm::reason::NONE;
+            s.disabled_wall = 0;
+            s.updated_wall = now.wall;
         }
-        was_silent
+        s.flags &= !(flag::EXPIRED | flag::SILENCED);
+        let space = s.space;
+        stale(t, slot);
+        freshen(t, slot);
+        reclassify(t, slot);
+        self.touch(space);
     }
 }
 

@@ -5,7 +5,7 @@ use super::address::Address;
 use super::life::is_enabled;
 use super::member::EMPTY;
 use super::space::{SpaceName, name_of};
-use super::{Error, Events, Happening, Now, Registry};
+use super::{Error, Events, Happening, Now, Registry, Rules};
 use crate::shm::{Server, Tables, flag, reason};
 
 /// A `server` line.
@@ -70,6 +70,7 @@ impl Registry<'_> {
         &mut self,
         spaces: &[SpaceName<'_>],
         servers: &[(SpaceName<'_>, StaticServer)],
+        rules: &Rules,
         now: Now,
         events: &mut Events,
     ) -> Result<(), Error> {
@@ -90,9 +91,14 @@ impl Registry<'_> {
         }
         for slot in 0..self.g.header.high_water {
             let s = &self.g.servers[slot as usize];
-            if s.live != 0 && s.flags & (flag::STATIC | flag::SEEN) == flag::STATIC {
+            if s.live == 0 {
+                continue;
+            }
+            if s.flags & (flag::STATIC | flag::SEEN) == flag::STATIC {
                 self.say(Happening::Removed, slot, events);
                 self.erase(slot);
+            } else if rules.revives(s, now) {
+                self.revive(slot, now, events);
             }
         }
         self.drop_unused_spaces();

@@ -49,12 +49,25 @@ impl Registry<'_> {
         for slot in sweep.next..end {
             let s = &self.g.servers[slot as usize];
             let wanted = sweep.only.is_none_or(|space| s.space == space.slot);
-            if s.live != 0 && wanted && rules.silent(s, now) {
+            if s.live == 0 || !wanted {
+                continue;
+            }
+            if rules.silent(s, now) {
                 self.sweep_one(slot, sweep, rules, now, events);
+            } else if rules.revives(s, now) {
+                self.revive(slot, now, events);
             }
         }
         sweep.next = end;
         sweep.done = end >= high;
+    }
+
+    /// Brings back a server whose silence is not too long any more, because the TTL has grown.
+    pub(super) fn revive(&mut self, slot: u32, now: Now, events: &mut Events) {
+        self.end_silence(slot, now);
+        if self.g.servers[slot as usize].flags & flag::DISABLED == 0 {
+            self.say(Happening::Back, slot, events);
+        }
     }
 
     fn sweep_one(

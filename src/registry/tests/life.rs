@@ -143,6 +143,35 @@ fn the_cleanup_removes_by_on_expire_and_by_remove_after() {
 }
 
 #[test]
+fn a_longer_ttl_brings_back_those_whose_silence_it_allows() {
+    for longer in [3_600_000, 0] {
+        let mut b = Bench::new();
+        b.add(1);
+        b.add(2);
+        b.add(3);
+        b.toggle(3, false);
+        b.passes(40_000);
+        b.sweep();
+        b.happened();
+        b.rules.ttl = longer;
+        configure(&mut b, &[]);
+        assert_eq!(b.happened().iter().filter(|(what, _)| *what == Happening::Back).count(), 2);
+        assert!(b.view(1).enabled && b.serve().is_some());
+        assert_eq!(b.view(3).disabled_reason, Some("manual"));
+        b.check();
+    }
+    // A worker of the old configuration may find them expired once more: the next cleanup ends it.
+    let mut b = Bench::new();
+    b.add(1);
+    b.passes(40_000);
+    assert_eq!(b.serve(), None);
+    b.rules.ttl = 3_600_000;
+    b.sweep();
+    assert_eq!(b.serve(), Some(1));
+    b.check();
+}
+
+#[test]
 fn a_ttl_of_zero_expires_nobody() {
     let mut b = Bench::new();
     b.rules.ttl = 0;
@@ -418,5 +447,5 @@ fn line(n: u16) -> StaticServer {
 
 fn configure(b: &mut Bench, lines: &[StaticServer]) {
     let servers: Vec<_> = lines.iter().map(|l| (space(), l.clone())).collect();
-    b.registry().configure(&[space()], &servers, b.now, &mut b.events).unwrap();
+    b.registry().configure(&[space()], &servers, &b.rules, b.now, &mut b.events).unwrap();
 }

@@ -148,7 +148,10 @@ impl World {
             }
             Op::Reload => {
                 self.b.registry().next_cycle();
-                self.b.registry().configure(&[], &[], self.b.now, &mut self.b.events).unwrap();
+                self.b
+                    .registry()
+                    .configure(&[], &[], &RULES, self.b.now, &mut self.b.events)
+                    .unwrap();
             }
         }
     }

@@ -179,6 +179,25 @@ fn tried_servers_are_not_tried_again() {
 }
 
 #[test]
+fn a_server_that_is_left_by_every_request_is_not_the_first_of_each() {
+    let mut b = Bench::new();
+    b.add(1);
+    b.add(2);
+    let mut first = [0; 3];
+    for _ in 0..10 {
+        let (flight, port) = b.take_by(&RoundRobin, &[]).unwrap();
+        b.release(flight, Verdict::Fine);
+        first[usize::from(port)] += 1;
+        if port == 1 {
+            let (flight, other) = b.take_by(&RoundRobin, &[flight.number]).unwrap();
+            assert_eq!(other, 2);
+            b.release(flight, Verdict::Fine);
+        }
+    }
+    assert_eq!(first, [0, 5, 5]);
+}
+
+#[test]
 fn max_fails_takes_a_server_out_for_fail_timeout_and_one_request_tries_it_again() {
     let mut b = Bench::new();
     b.add(1);
@@ -282,7 +301,7 @@ fn backups_serve_when_no_primary_can() {
         down: false,
     };
     let servers = [(space(), line(1, false)), (space(), line(2, true))];
-    b.registry().configure(&[space()], &servers, b.now, &mut b.events).unwrap();
+    b.registry().configure(&[space()], &servers, &b.rules, b.now, &mut b.events).unwrap();
     let (first, port) = b.take().unwrap();
     assert_eq!(port, 1);
     assert_eq!(b.take().unwrap().1, 2, "the primary is at max_conns");
@@ -392,7 +411,7 @@ fn a_static_server_serves_when_all_others_have_expired_at_once() {
         backup: false,
         down: false,
     };
-    b.registry().configure(&[], &[(space(), line)], b.now, &mut b.events).unwrap();
+    b.registry().configure(&[], &[(space(), line)], &b.rules, b.now, &mut b.events).unwrap();
     b.passes(30_001);
     assert_eq!(b.serve(), Some(1000));
     b.check();
