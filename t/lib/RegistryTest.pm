@@ -1,0 +1,107 @@
+package RegistryTest;
+
+# The harness of the plain Perl tests: nodes of nginx, backends, clients and load, all
+# real processes on the loopback, on ports and in directories of their own.
+#
+#     use lib 't/lib';
+#     use RegistryTest;
+#
+#     my $backend = RegistryTest->backend(name => 'a');
+#     my $node = RegistryTest->nginx(workers => 2, server => 'location / { ... }');
+#     is($node->get('/')->{status}, 200, 'it answers');
+#     $node->log_is_clean;
+#     done_testing;
+#
+# Brings in Test::More and the functions listed in @EXPORT.
+
+use strict;
+use warnings;
+
+use Carp ();
+use Exporter ();
+use JSON::PP ();
+use RegistryTest::Backend;
+use RegistryTest::Client qw(http raw curl form uri_escape);
+use RegistryTest::Load;
+use RegistryTest::Node;
+use RegistryTest::Process qw(free_port temp_dir slurp spew wait_until time_scale alive);
+use Test::More ();
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw(
+    http raw curl form uri_escape parallel load_start load_stop
+    api api_json status servers connections
+    free_port temp_dir slurp spew wait_until time_scale alive sleep time
+);
+
+sub import {
+    my ($class, @plan) = @_;
+    strict->import;
+    warnings->import;
+    my $caller = caller;
+    no strict 'refs';
+    *{"${caller}::$_"} = \&$_ for @EXPORT;
+    # Test::More exports to whoever it believes to have called.
+    eval "package $caller; Test::More->import(\@plan); 1" or Carp::croak($@);
+    return;
+}
+
+# See RegistryTest::Node, RegistryTest::Backend and RegistryTest::Client for what they
+# take and do.
+sub nginx   { my ($class, %opt) = @_; return RegistryTest::Node->new(%opt) }
+sub backend { my ($class, %opt) = @_; return RegistryTest::Backend->new(%opt) }
+sub client  { my ($class, $address, %opt) = @_; return RegistryTest::Client->new($address, %opt) }
+
+# Load: so many requests over so many connections, and the counts (see
+# RegistryTest::Load); or in the background, from load_start to load_stop.
+sub parallel {
+    my ($conns, $requests, $url, %opt) = @_;
+    return RegistryTest::Load->new(%opt, conns => $conns, requests => $requests, url => $url)->start->wait;
+}
+
+sub load_start { my (%opt) = @_; return RegistryTest::Load->new(%opt)->start->wait_started }
+sub load_stop  { return $_[0]->stop }
+
+# The registry's API: its location is /upstream/ unless the node says otherwise
+# (RegistryTest->nginx(api => '/registry/', ...)).
+sub _api_path { my ($node, $endpoint) = @_; return (ref $node && $node->{api} || '/upstream/') . $endpoint }
+
+# A POST with a form body; the response as from http().
+sub api {
+    my ($node, $endpoint, $fields, %opt) = @_;
+    return $node->post(_api_path($node, $endpoint), body => form($fields || {}), %opt);
+}
+
+# The same with a JSON body, of a structure or as it is.
+sub api_json {
+    my ($node, $endpoint, $data, %opt) = @_;
+    my $body = ref $data ? JSON::PP->new->utf8->canonical->encode($data) : $data;
+    return $node->post(_api_path($node, $endpoint), body => $body,
+        headers => { 'Content-Type' => 'application/json', %{ $opt{headers} || {} } },
+        map { $_ => $opt{$_} } grep { $_ ne 'headers' } keys %opt);
+}
+
+# The whole reply of status, decoded; dies when it is not one.
+sub status {
+    my ($node, $namespace, %opt) = @_;
+    my $query = defined $namespace ? '?ns=' . uri_escape($namespace) : '';
+    my $response = $node->get(_api_path($node, "status$query"), %opt);
+    Carp::croak("no status: $response->{status} " . ($response->{error} || $response->{body}))
+        unless $response->{status} == 200 && $response->{json};
+    return $response->{json};
+}
+
+# The servers of a namespace by address; and what is in flight on all of them.
+sub servers {
+    my ($node, $namespace, %opt) = @_;
+    return { map { $_->{addr} => $_ } @{ status($node, $namespace, %opt)->{data} } };
+}
+
+sub connections {
+    my ($node, $namespace, %opt) = @_;
+    my $sum = 0;
+    $sum += $_->{connections} for @{ status($node, $namespace, %opt)->{data} };
+    return $sum;
+}
+
+1;
