@@ -40,23 +40,27 @@ impl BodyKind {
     }
 }
 
-/// The parameters of a request, each at most once.
+/// The parameters of a request that endpoints know, each at most once.
 #[derive(Debug, Default)]
-pub(super) struct Params(Vec<(String, String)>);
+pub(super) struct Params {
+    values: [Option<String>; KNOWN.len()],
+    strict: bool,
+}
 
 fn bad(message: String) -> Reply {
     Reply::error(400, message)
 }
 
 impl Params {
-    /// Reads query string and body.
+    /// Reads query string and body. `strict`: a parameter that no endpoint knows is an error, not
+    /// just left aside.
     pub(super) fn parse(
         query: &[u8],
         body: &[u8],
         kind: BodyKind,
         strict: bool,
     ) -> Result<Self, Reply> {
-        let mut params = Self::default();
+        let mut params = Self { strict, ..Self::default() };
         params.form(query, "query string")?;
         // A body of nothing is no body, whatever its type is said to be.
         if !body.trim_ascii().is_empty() {
@@ -72,13 +76,6 @@ impl Params {
                     ));
                 }
             }
-        }
-        if strict
-            && let Some((name, _)) =
-                params.0.iter().find(|(name, _)| !KNOWN.contains(&name.as_str()))
-        {
-            let known = KNOWN.join(", ");
-            return Err(bad(format!("Unknown parameter \"{}\"; known are {known}", short(name))));
         }
         Ok(params)
     }
@@ -114,15 +111,22 @@ impl Params {
     }
 
     fn push(&mut self, name: String, value: String) -> Result<(), Reply> {
-        if self.get(&name).is_some() {
-            return Err(bad(format!("Parameter \"{}\" is given more than once", short(&name))));
+        let Some(at) = KNOWN.iter().position(|known| *known == name) else {
+            if !self.strict {
+                return Ok(());
+            }
+            let known = KNOWN.join(", ");
+            return Err(bad(format!("Unknown parameter \"{}\"; known are {known}", short(&name))));
+        };
+        if self.values[at].replace(value).is_some() {
+            return Err(bad(format!("Parameter \"{name}\" is given more than once")));
         }
-        self.0.push((name, value));
         Ok(())
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        let at = KNOWN.iter().position(|known| *known == name)?;
+        self.values[at].as_deref()
     }
 
     /// Whether it is there, whatever its value.

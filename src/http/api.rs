@@ -4,9 +4,10 @@ use std::ffi::{c_char, c_void};
 use std::ptr::{null, null_mut};
 
 use ngx::ffi::{
-    NGX_DONE, NGX_ERROR, NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_POST, NGX_LOG_ERR, NGX_LOG_INFO,
-    NGX_LOG_NOTICE, ngx_command_t, ngx_conf_t, ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t,
-    ngx_http_core_module, ngx_http_core_srv_conf_t, ngx_http_request_t, ngx_int_t,
+    NGX_DONE, NGX_ERROR, NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_POST, NGX_LOG_ALERT, NGX_LOG_ERR,
+    NGX_LOG_INFO, NGX_LOG_NOTICE, ngx_command_t, ngx_conf_t, ngx_http_conf_ctx_t,
+    ngx_http_core_loc_conf_t, ngx_http_core_module, ngx_http_core_srv_conf_t, ngx_http_request_t,
+    ngx_int_t,
 };
 use ngx::http::HttpModuleLocationConf;
 
@@ -25,6 +26,7 @@ use crate::registry::{Events, SpaceName};
 const FAILED: ngx_int_t = NGX_ERROR as ngx_int_t;
 
 /// A location as configured.
+#[derive(Clone)]
 pub(crate) struct ApiConf {
     zone_name: String,
     namespace: Option<Namespace>,
@@ -134,15 +136,25 @@ fn set_api(cf: *mut ngx_conf_t, location: &mut ApiConf) -> Result<(), conf::Outc
 /// Called for each location when all of http{} has been read, after the core module's own merge.
 pub(super) unsafe extern "C" fn merge_conf(
     cf: *mut ngx_conf_t,
-    _: *mut c_void,
+    outer: *mut c_void,
     location: *mut c_void,
 ) -> *mut c_char {
     border::guard(
         || conf::conf_log(cf),
         conf::ERROR,
         || {
-            // SAFETY: nginx passes what `create_conf` made.
-            let location = unsafe { &mut *location.cast::<ApiConf>() };
+            // SAFETY: nginx passes what `create_conf` made, the outer location's merged already.
+            let (outer, location) =
+                unsafe { (&*outer.cast::<ApiConf>(), &mut *location.cast::<ApiConf>()) };
+            let core = core_conf(cf);
+            // The blocks that `if` and `limit_except` make are the same location to their users.
+            let unnamed = core.noname() != 0 || core.lmt_excpt() != 0;
+            if unnamed && location.place.is_none() && outer.place.is_some() {
+                *location = outer.clone();
+                core.handler = core.handler.or(Some(handler));
+                core.client_max_body_size = 0;
+                return conf::OK;
+            }
             let Some(place) = &location.place else { return conf::OK };
             let Some(main) = MainConf::of_conf(cf) else { return conf::ERROR };
             let Ok(zone) = main.find_zone(cf, &location.zone_name, place) else {
@@ -154,7 +166,7 @@ pub(super) unsafe extern "C" fn merge_conf(
             }
             // The core module would answer a long body with a page of HTML. The handler has a limit of
             // its own and answers in JSON.
-            core_conf(cf).client_max_body_size = 0;
+            core.client_max_body_size = 0;
             conf::OK
         },
     )
@@ -207,8 +219,8 @@ unsafe extern "C" fn handler(r: *mut ngx_http_request_t) -> ngx_int_t {
 }
 
 fn handle(r: *mut ngx_http_request_t) -> ngx_int_t {
-    let Some(conf) = conf_of(r) else { return FAILED };
-    let Some(zone) = zone_of(conf) else { return FAILED };
+    let Some(conf) = conf_of(r) else { return misconfigured(r) };
+    let Some(zone) = zone_of(conf) else { return misconfigured(r) };
     // Who has no token learns nothing, not even which endpoints there are.
     if !zone.tokens.admit(request::authorization(r), request::headers(r, b"x-api-token")) {
         return decline(r, Reply::unauthorized());
@@ -259,6 +271,13 @@ fn method_of(r: *mut ngx_http_request_t) -> Method {
     }
 }
 
+/// The handler runs where no registry is configured: this can't be, and must not go unanswered.
+#[cold]
+fn misconfigured(r: *mut ngx_http_request_t) -> ngx_int_t {
+    log(NGX_LOG_ALERT, request::log_of(r), format_args!("registry: no registry in this location"));
+    decline(r, Reply::error(500, "There is no registry in this location".to_owned()))
+}
+
 /// What is said about a body that could not be read.
 fn unread(how: Ended) -> Reply {
     match how {
@@ -281,9 +300,11 @@ fn decline(r: *mut ngx_http_request_t, reply: Reply) -> ngx_int_t {
 
 /// Does what is asked for and answers.
 fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_int_t {
-    let Some(conf) = conf_of(r) else { return FAILED };
-    let Some(zone) = zone_of(conf) else { return FAILED };
-    let Some(local) = zone.local().filter(|local| local.is_attached()) else { return FAILED };
+    let Some(conf) = conf_of(r) else { return misconfigured(r) };
+    let Some(zone) = zone_of(conf) else { return misconfigured(r) };
+    let Some(local) = zone.local().filter(|local| local.is_attached()) else {
+        return send(r, Reply::error(500, "The registry is not available".to_owned()));
+    };
 
     let namespace = match &conf.namespace {
         None => None,

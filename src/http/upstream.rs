@@ -25,6 +25,7 @@ use crate::nginx::{border, pool};
 use crate::registry::{Address, SpaceName, SpaceRef, StaticServer, WEIGHT_MAX};
 
 /// Which namespace an upstream's requests go to.
+#[derive(Clone)]
 pub(super) enum Namespace {
     /// Always this one.
     Fixed(String),

@@ -160,6 +160,7 @@ impl Registry<'_> {
         if !self.is_current(choice.space) {
             return Err(Nobody { no_namespace: true, ..Nobody::default() });
         }
+        let rules = &self.in_force(rules);
         let space = choice.space.slot;
         self.keep_order(space, choice.policy.order());
         self.rewind(space);

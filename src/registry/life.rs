@@ -278,6 +278,13 @@ impl Registry<'_> {
         member::reclassify(t, slot);
     }
 
+    /// The rules as they are for this zone: in one that a reload has replaced time stands still.
+    /// Heartbeats go to its successor, so silence here says nothing about a server, and requests
+    /// that are still under way may need another one.
+    pub(super) fn in_force(&self, rules: &Rules) -> Rules {
+        if self.is_retired() { Rules { ttl: 0, ..*rules } } else { *rules }
+    }
+
     /// No changes to a zone that a reload has replaced.
     pub(super) fn writable(&self) -> Result<(), Error> {
         if self.is_retired() { Err(Error::Retired) } else { Ok(()) }

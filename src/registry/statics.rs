@@ -153,13 +153,26 @@ impl Registry<'_> {
         s.max_conns = line.max_conns;
         s.max_fails = line.max_fails;
         s.fail_timeout_ms = line.fail_timeout_ms;
-        s.heartbeat_mono = now.mono;
-        s.heartbeat_wall = now.wall;
         line.address.write(&mut s);
+        if known.is_none_or(|slot| self.g.servers[slot as usize].flags & flag::STATIC == 0) {
+            s.heartbeat_mono = now.mono;
+            s.heartbeat_wall = now.wall;
+        }
         match known {
+            Some(slot) if unchanged(&self.g.servers[slot as usize], &s) => {
+                self.g.servers[slot as usize].flags = s.flags;
+            }
             Some(slot) => self.adopt(slot, s),
             None => self.insert(s).map(drop).ok_or(Error::Full("server"))?,
         }
         Ok(())
     }
+}
+
+/// Whether a `server` line says what it said before.
+fn unchanged(old: &Server, new: &Server) -> bool {
+    (old.flags | flag::SEEN) == new.flags
+        && (old.weight, old.max_conns) == (new.weight, new.max_conns)
+        && (old.max_fails, old.fail_timeout_ms) == (new.max_fails, new.fail_timeout_ms)
+        && (old.disabled_reason, old.disabled_wall) == (new.disabled_reason, new.disabled_wall)
 }

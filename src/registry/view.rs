@@ -188,6 +188,7 @@ impl Registry<'_> {
         now: Now,
         into: &mut Vec<ServerView>,
     ) {
+        let rules = &self.in_force(rules);
         self.walk(space, cursor, slice, |r, slot| {
             into.push(ServerView::new(&r.g.servers[slot as usize], rules, now));
         });
@@ -203,6 +204,7 @@ impl Registry<'_> {
         now: Now,
         health: &mut Health,
     ) {
+        let rules = &self.in_force(rules);
         self.walk(space, cursor, slice, |r, slot| {
             let s = &r.g.servers[slot as usize];
             let silent = rules.silent(s, now);

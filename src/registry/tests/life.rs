@@ -380,6 +380,33 @@ fn a_successor_takes_the_servers_as_they_are_without_their_requests() {
 }
 
 #[test]
+fn in_a_zone_that_was_replaced_time_expires_nobody() {
+    let mut b = Bench::new();
+    b.add(1);
+    b.registry().retire();
+    b.passes(1_000_000);
+    assert_eq!(b.serve(), Some(1), "its old workers still have requests");
+    assert_eq!(b.view(1).state, State::Up);
+    assert_eq!(b.health().eligible, 1);
+    assert_eq!(b.sweep().expired, 0);
+}
+
+#[test]
+fn the_same_configuration_again_changes_nothing() {
+    let mut b = Bench::new();
+    let lines = [line(1), StaticServer { down: true, ..line(2) }];
+    configure(&mut b, &lines);
+    let version = b.registry().version();
+    let before = format!("{:?}", b.views());
+    b.passes(5);
+    configure(&mut b, &lines);
+    assert_eq!(b.registry().version(), version);
+    b.now = Now { mono: b.now.mono - 5, wall: b.now.wall - 5 };
+    assert_eq!(format!("{:?}", b.views()), before);
+    b.check();
+}
+
+#[test]
 fn in_a_successor_a_newcomer_is_not_owed_turns() {
     let mut old = Bench::new();
     old.add(1);
