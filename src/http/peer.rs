@@ -151,7 +151,7 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
             return BUSY;
         }
     };
-    let address = match target.family {
+    let mut address = match target.family {
         4 => {
             let [a, b, c, d, ..] = target.ip;
             SocketAddress::v4([a, b, c, d], target.port)
@@ -159,10 +159,12 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
         6 => SocketAddress::v6(target.ip, target.port),
         _ => SocketAddress::unix(target.name().strip_prefix(b"unix:").unwrap_or_default()),
     };
-    let once_more = again.is_some_and(|flown| flown.number == flight.number);
+    if again.is_some_and(|flown| flown.number == flight.number) {
+        address.pass_the_pool();
+    }
     // SAFETY: the request is alive.
     let pool = unsafe { (*peer.request).pool };
-    if !point(pc, pool, &address, once_more, target.name()) {
+    if !point(pc, pool, &address, target.name()) {
         // nginx frees only a peer that has an address.
         give_back(upstream, flight, Verdict::Fine);
         return FAILED;

@@ -1,6 +1,7 @@
 //! An upstream connection's peer: its address and its TLS session.
 
 use std::mem::zeroed;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ngx::ffi::{ngx_palloc, ngx_peer_connection_t, ngx_pool_t, ngx_str_t, sockaddr, socklen_t};
 
@@ -49,6 +50,30 @@ impl SocketAddress {
         }
         Self { bytes: Bytes { unix }, len: size_of::<libc::sockaddr_un>() }
     }
+
+    /// Makes the address one that stock `keepalive` has no pooled connection for, and that
+    /// `connect` takes for the same. The pool compares addresses byte by byte; the kernel reads
+    /// neither the padding of a sockaddr_in, nor the flow label (which TCP sends only when asked
+    /// to), nor what follows the zero byte of a path. Each time other bytes, because the pool keeps
+    /// the new connection under them.
+    pub(crate) fn pass_the_pool(&mut self) {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let mark = LAST.fetch_add(1, Ordering::Relaxed) | 1 << 31;
+        // SAFETY: all three begin with the family, which says which of them was written.
+        unsafe {
+            match i32::from(self.bytes.v4.sin_family) {
+                libc::AF_INET => self.bytes.v4.sin_zero[..4].copy_from_slice(&mark.to_ne_bytes()),
+                libc::AF_INET6 => self.bytes.v6.sin6_flowinfo = mark,
+                _ => {
+                    let path = &mut self.bytes.unix.sun_path;
+                    let end = path.iter().position(|c| *c == 0).unwrap_or(path.len()) + 1;
+                    for (to, from) in path.iter_mut().skip(end).zip(mark.to_ne_bytes()) {
+                        *to = from as _;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Points a connection to an address. The address and its printed form go into a piece of the
@@ -58,12 +83,10 @@ pub(crate) fn point(
     pc: &mut ngx_peer_connection_t,
     pool: *mut ngx_pool_t,
     address: &SocketAddress,
-    past_the_pool: bool,
     printed: &[u8],
 ) -> bool {
     let SocketAddress { bytes, len } = address;
-    // One byte more than the address, and the next thing at a word's boundary.
-    let room = (len + 1).next_multiple_of(align_of::<ngx_str_t>());
+    let room = len.next_multiple_of(align_of::<ngx_str_t>());
     // SAFETY: `pool` is that of the request that `pc` belongs to; what is written is laid out in the
     // piece one after the other, each at its alignment.
     unsafe {
@@ -75,24 +98,13 @@ pub(crate) fn point(
         let sockaddr_at = at.add(size_of::<ngx_str_t>());
         let text = sockaddr_at.add(room);
         sockaddr_at.copy_from_nonoverlapping((&raw const *bytes).cast(), *len);
-        sockaddr_at.add(*len).write(0);
         text.copy_from_nonoverlapping(printed.as_ptr(), printed.len());
         name.write(ngx_str_t { len: printed.len(), data: text });
         pc.sockaddr = sockaddr_at.cast::<sockaddr>();
         pc.socklen = *len as socklen_t;
         pc.name = name;
     }
-    if past_the_pool {
-        pc.socklen = unpooled(pc.socklen);
-    }
     true
-}
-
-/// A length under which stock `keepalive` finds no pooled connection to the address, and which
-/// `connect` takes all the same. The pool compares addresses by their bytes and lengths; the kernel
-/// ignores what follows an IP address, and the end of a unix path is its zero byte.
-fn unpooled(len: socklen_t) -> socklen_t {
-    if len as usize == size_of::<libc::sockaddr_un>() { len - 1 } else { len + 1 }
 }
 
 /// Whether a connection that failed was one from a pool, died before anything came from it, and
