@@ -110,8 +110,7 @@ impl Call<'_> {
         let endpoint = self.request.endpoint;
         endpoint.admit(self.request.method, self.door.access)?;
         let body: &[u8] = if self.request.method == Method::Post { self.request.body } else { b"" };
-        let params =
-            Params::parse(self.request.query, body, self.request.body_kind, endpoint.changes())?;
+        let params = Params::parse(self.request.query, body, self.request.body_kind)?;
         let ns = self.namespace(&params)?;
 
         match endpoint {

@@ -44,7 +44,15 @@ impl BodyKind {
 #[derive(Debug, Default)]
 pub(super) struct Params {
     values: [Option<String>; KNOWN.len()],
-    strict: bool,
+}
+
+/// What to do with a parameter that no endpoint knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    /// The query string is not ours alone: `$arg_NAME` and others read it too.
+    Pass,
+    /// A body is: what is unknown there is a slip of the pen.
+    Refuse,
 }
 
 fn bad(message: String) -> Reply {
@@ -52,20 +60,14 @@ fn bad(message: String) -> Reply {
 }
 
 impl Params {
-    /// Reads query string and body. `strict`: a parameter that no endpoint knows is an error, not
-    /// just left aside.
-    pub(super) fn parse(
-        query: &[u8],
-        body: &[u8],
-        kind: BodyKind,
-        strict: bool,
-    ) -> Result<Self, Reply> {
-        let mut params = Self { strict, ..Self::default() };
-        params.form(query, "query string")?;
+    /// Reads query string and body.
+    pub(super) fn parse(query: &[u8], body: &[u8], kind: BodyKind) -> Result<Self, Reply> {
+        let mut params = Self::default();
+        params.form(query, "query string", Unknown::Pass)?;
         // A body of nothing is no body, whatever its type is said to be.
         if !body.trim_ascii().is_empty() {
             match kind {
-                BodyKind::Form => params.form(body, "body")?,
+                BodyKind::Form => params.form(body, "body", Unknown::Refuse)?,
                 BodyKind::Json => params.json(body)?,
                 BodyKind::Other => {
                     return Err(Reply::error(
@@ -80,12 +82,12 @@ impl Params {
         Ok(params)
     }
 
-    fn form(&mut self, text: &[u8], place: &str) -> Result<(), Reply> {
+    fn form(&mut self, text: &[u8], place: &str, unknown: Unknown) -> Result<(), Reply> {
         if !well_escaped(text) {
             return Err(bad(format!("Malformed percent-encoding in the {place}")));
         }
         for (name, value) in form_urlencoded::parse(text) {
-            self.push(name.into_owned(), value.into_owned())?;
+            self.push(name.into_owned(), value.into_owned(), unknown)?;
         }
         Ok(())
     }
@@ -105,14 +107,14 @@ impl Params {
                     )));
                 }
             };
-            self.push(name, value)?;
+            self.push(name, value, Unknown::Refuse)?;
         }
         Ok(())
     }
 
-    fn push(&mut self, name: String, value: String) -> Result<(), Reply> {
+    fn push(&mut self, name: String, value: String, unknown: Unknown) -> Result<(), Reply> {
         let Some(at) = KNOWN.iter().position(|known| *known == name) else {
-            if !self.strict {
+            if unknown == Unknown::Pass {
                 return Ok(());
             }
             let known = KNOWN.join(", ");

@@ -116,7 +116,8 @@ pub(super) unsafe extern "C" fn warn_of_open_doors(cf: *mut ngx_conf_t) -> ngx_i
                         NGX_LOG_WARN,
                         conf::conf_log(cf),
                         format_args!(
-                            "registry \"{name}\": whoever reaches {address} can register servers: \
+                            "registry \"{name}\": whoever reaches {address} can register servers, \
+                         unless access is denied there: \
                          set api_token or allow_servers in {}",
                             zone.place
                         ),

@@ -243,7 +243,14 @@ fn attach(cycle: *const ngx_cycle_t) {
 
 fn join(conf: &ZoneConf, zone: Zone) -> Option<Held> {
     let worker = match Registry::lock(&zone) {
-        Ok(mut registry) => registry.join(process::pid()),
+        Ok(mut registry) => {
+            // The master starts this worker in the place of one that died.
+            let dead = registry.reap();
+            let worker = registry.join(process::pid());
+            drop(registry);
+            report_dead(conf, dead);
+            worker
+        }
         Err(e) => {
             let name = &conf.name;
             log(NGX_LOG_WARN, cycle_log(), format_args!("registry \"{name}\": {e}"));
@@ -255,6 +262,17 @@ fn join(conf: &ZoneConf, zone: Zone) -> Option<Held> {
         hands: RefCell::new(Hands { worker: Some(worker), events: Events::with_capacity(16) }),
         attached: Cell::new(true),
     })))))
+}
+
+fn report_dead(conf: &ZoneConf, dead: usize) {
+    if dead > 0 {
+        let (name, workers) = (&conf.name, if dead == 1 { "worker" } else { "workers" });
+        log(
+            NGX_LOG_NOTICE,
+            cycle_log(),
+            format_args!("registry \"{name}\": took back the requests of {dead} dead {workers}"),
+        );
+    }
 }
 
 /// Called in each process when it ends in good order.
@@ -304,16 +322,7 @@ impl Expired for Cleanup {
             None => {
                 let dead = registry.reap();
                 let elected = registry.elect(worker);
-                if dead > 0 {
-                    let name = &conf.name;
-                    log(
-                        NGX_LOG_NOTICE,
-                        cycle_log(),
-                        format_args!(
-                            "registry \"{name}\": took back the requests of {dead} dead workers"
-                        ),
-                    );
-                }
+                report_dead(conf, dead);
                 if !elected {
                     return Some(conf.cleanup_interval);
                 }

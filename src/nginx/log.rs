@@ -17,8 +17,28 @@ pub(crate) fn log(level: u32, to: *mut ngx_log_t, message: fmt::Arguments<'_>) {
             return;
         }
         let mut buffer = [const { MaybeUninit::<u8>::uninit() }; LOG_BUFFER_SIZE];
-        log_error(level, to, 0, write_fmt(&mut buffer, message));
+        let text = write_fmt(&mut buffer, message);
+        if text.iter().any(u8::is_ascii_control) {
+            log_error(level, to, 0, &visible(text));
+        } else {
+            log_error(level, to, 0, text);
+        }
     }
+}
+
+/// Control characters as `\xNN`, as nginx escapes them in its access log: what a client sent must
+/// not look like a line of the log's own, nor steer the terminal of who reads it.
+fn visible(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 32);
+    for byte in text {
+        if byte.is_ascii_control() {
+            out.extend_from_slice(format!("\\x{byte:02X}").as_bytes());
+        } else {
+            out.push(*byte);
+        }
+    }
+    out.truncate(LOG_BUFFER_SIZE);
+    out
 }
 
 /// Writes a line about the configuration; nginx adds the file and the line being read.

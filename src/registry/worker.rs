@@ -42,9 +42,9 @@ impl Worker {
 }
 
 impl Registry<'_> {
-    /// Joins the zone. Dead workers are cleared away first.
+    /// Joins the zone. What dead workers left is the caller's to take back before, see
+    /// [`Registry::reap`].
     pub fn join(&mut self, pid: u32) -> Worker {
-        self.reap();
         let zone = self.g.zone();
         let mut worker = Worker {
             entries: vec![NONE; self.g.servers.len()],

@@ -30,7 +30,7 @@ fn what_a_killed_worker_carried_is_taken_back() {
 }
 
 #[test]
-fn a_worker_that_starts_takes_back_what_dead_ones_carried() {
+fn slots_of_the_dead_are_not_given_away_with_what_they_carried() {
     let mut b = Bench::new();
     b.add(1);
     dies_after(|| {
@@ -39,6 +39,8 @@ fn a_worker_that_starts_takes_back_what_dead_ones_carried() {
     });
     assert_eq!(b.view(1).connections, 1);
     let _new = b.registry().join(3);
+    assert_eq!(b.view(1).connections, 1);
+    assert_eq!(b.registry().reap(), 1);
     assert_eq!(b.view(1).connections, 0);
     b.check();
 }
