@@ -369,7 +369,7 @@ sub binary_info {
 }
 
 my $BAD_LINE = qr{
-      \[(?:alert|emerg)\]
+      ^(?:[\d/]+\ [\d:]+|nginx:)\ \[(?:alert|emerg)\]
     | \bexited\ on\ signal\ \d
     | \bpanicked\ at\b
     | (?:Address|Leak|Memory|Thread|UndefinedBehavior)Sanitizer
