@@ -150,9 +150,11 @@ ask() {
     [[ $status =~ ^[0-9]{3}$ ]] || status=000
     message=${answer%$'\n'*}
     if [[ $message =~ \"message\":\ *\"(([^\"\\]|\\.)*)\" ]]; then
-        message=${BASH_REMATCH[1]}
+        message=${BASH_REMATCH[1]//\\\"/\"}
     elif [[ $status != 000 ]]; then
         message="the answer is not the registry's: is $api the right place?"
+        # Somebody else's success is none of ours.
+        [[ $status != 200 ]] || status=000
     fi
     message=${message//$'\n'/ }
     message=${message#curl: }

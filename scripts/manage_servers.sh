@@ -96,13 +96,15 @@ ask() {
     [[ $status =~ ^[0-9]{3}$ ]] || status=000
     body=${answer%$'\n'*}
     if [[ $body =~ ^\{.*\"message\":\ *\"(([^\"\\]|\\.)*)\" ]]; then
-        message=${BASH_REMATCH[1]}
+        message=${BASH_REMATCH[1]//\\\"/\"}
     elif [[ $status == 000 ]]; then
         message=${body#curl: }
         message=${message//$'\n'/ }
         message=${message%"${message##*[![:space:]]}"}
     else
         message="the answer is not the registry's: is $api the right place?"
+        # Somebody else's success is none of ours.
+        [[ $status != 200 ]] || status=000
     fi
     [[ $status == 000 ]] || message="HTTP $status, $message"
 }

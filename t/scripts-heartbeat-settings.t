@@ -74,6 +74,17 @@ subtest 'heartbeats that get through again' => sub {
 };
 
 
+subtest 'an answer that is not the registry\'s' => sub {
+    for my $case ([ status => 404, 'a web server without it' ], [ status => 200, 'a place that answers all with 200' ]) {
+        my ($name, $value, $what) = @$case;
+        my $front = RegistryTest->backend(name => 'front', $name => $value, type => 'text/html', body => '<html>It works</html>');
+        my $client = client('--once', { BASE_URL => $front->url('') });
+        is(ends($client), 1, "$what: no heartbeat got through");
+        my $url = $front->url('/upstream/');
+        like(said($client), qr/failed: .*not the registry's: is \Q$url\E the right place/, 'and the reason');
+    }
+};
+
 subtest '--once' => sub {
     my $client = client('--once');
     is(ends($client), 0, 'one heartbeat, exit code 0');
