@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod chain;
 mod event;
 mod flight;
 mod heap;

@@ -2,37 +2,23 @@
 
 use super::address::Address;
 use super::order::{self, group};
-use super::{Now, Registry, heap, space};
+use super::{Now, Registry, chain, heap};
 use crate::shm::{Key, NONE, Server, Tables, class, flag, heap as heap_id};
 
 fn bucket_of(t: &Tables<'_>, server: &Server) -> usize {
     let name = &server.name[..usize::from(server.name_len)];
-    space::bucket(t.header.secret, &[&server.space.to_ne_bytes(), name], t.server_index.len())
+    chain::bucket(t.header.secret, &[&server.space.to_ne_bytes(), name], t.server_index.len())
 }
 
 /// Enters a server into the hash table.
 pub(super) fn index(t: &mut Tables<'_>, slot: u32) {
     let bucket = bucket_of(t, &t.servers[slot as usize]);
-    t.servers[slot as usize].hash_next = t.server_index[bucket];
-    t.server_index[bucket] = slot;
+    chain::link(&mut t.server_index[bucket], t.servers, slot);
 }
 
 fn unindex(t: &mut Tables<'_>, slot: u32) {
     let bucket = bucket_of(t, &t.servers[slot as usize]);
-    let after = t.servers[slot as usize].hash_next;
-    let mut at = t.server_index[bucket];
-    if at == slot {
-        t.server_index[bucket] = after;
-        return;
-    }
-    while at != NONE {
-        let next = t.servers[at as usize].hash_next;
-        if next == slot {
-            t.servers[at as usize].hash_next = after;
-            return;
-        }
-        at = next;
-    }
+    chain::unlink(&mut t.server_index[bucket], t.servers, slot);
 }
 
 /// Appends a server to the members of its namespace.

@@ -1,8 +1,6 @@
 //! Namespaces: found by name, made by the first server, gone with the last.
 
-use std::hash::{DefaultHasher, Hasher};
-
-use super::{Error, Registry};
+use super::{Error, Registry, chain};
 use crate::shm::{NONE, SPACE_NAME_MAX, Space, Tables, space_flag};
 
 /// A valid name of a namespace: `[A-Za-z0-9._-]{1,64}`.
@@ -41,43 +39,19 @@ pub(super) fn name_of(space: &Space) -> &str {
     std::str::from_utf8(&space.name[..len]).unwrap_or_default()
 }
 
-/// A bucket of a table of `len` for a key, under the zone's secret.
-pub(super) fn bucket(secret: u64, parts: &[&[u8]], len: usize) -> usize {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_u64(secret);
-    for part in parts {
-        hasher.write(part);
-    }
-    (((hasher.finish() >> 32) * len as u64) >> 32) as usize
-}
-
 fn bucket_of(t: &Tables<'_>, name: &str) -> usize {
-    bucket(t.header.secret, &[name.as_bytes()], t.space_index.len())
+    chain::bucket(t.header.secret, &[name.as_bytes()], t.space_index.len())
 }
 
 /// Enters a namespace into the hash table.
 pub(super) fn index(t: &mut Tables<'_>, slot: u32) {
     let bucket = bucket_of(t, name_of(&t.spaces[slot as usize]));
-    t.spaces[slot as usize].hash_next = t.space_index[bucket];
-    t.space_index[bucket] = slot;
+    chain::link(&mut t.space_index[bucket], t.spaces, slot);
 }
 
 fn unindex(t: &mut Tables<'_>, slot: u32) {
     let bucket = bucket_of(t, name_of(&t.spaces[slot as usize]));
-    let after = t.spaces[slot as usize].hash_next;
-    let mut at = t.space_index[bucket];
-    if at == slot {
-        t.space_index[bucket] = after;
-        return;
-    }
-    while at != NONE {
-        let next = t.spaces[at as usize].hash_next;
-        if next == slot {
-            t.spaces[at as usize].hash_next = after;
-            return;
-        }
-        at = next;
-    }
+    chain::unlink(&mut t.space_index[bucket], t.spaces, slot);
 }
 
 impl Registry<'_> {
