@@ -382,15 +382,17 @@ impl Registry<'_> {
     fn nobody(&self, space: u32, tried: &[u64]) -> Nobody {
         let space = &self.g.spaces[space as usize];
         let n = |class: u8| space.classes[usize::from(class)];
+        let tried = n(class::READY).min(tried.len() as u32);
         Nobody {
-            expired: n(class::EXPIRED),
+            // Those still held ready are silent as well: this choice had no drops left for them.
+            expired: n(class::EXPIRED) + n(class::READY) - tried,
             disabled: n(class::DISABLED),
             unhealthy: n(class::UNHEALTHY),
             failed: n(class::FAILED),
             draining: n(class::DRAINING),
             weight_zero: n(class::WEIGHT_ZERO),
             at_max_conns: n(class::AT_MAX),
-            tried: n(class::READY).min(tried.len() as u32),
+            tried,
             no_namespace: false,
         }
     }
