@@ -190,8 +190,9 @@ subtest 'after fail_timeout one request tries it again' => sub {
     $backend{flaky}->set(status => 503);
     my %failed_at;
     for my $path (map { ("/$_/probed", "/$_/back") } @both) {
-        is(tries_of_flaky($path), 1, "$path: a failure, and it is left alone");
+        # Before the failure, so that a busy machine can only lengthen what is measured.
         $failed_at{$path} = time;
+        is(tries_of_flaky($path), 1, "$path: a failure, and it is left alone");
     }
     for my $path (map { "/$_/forgiven" } @both) {
         my $before = $backend{flaky}->stats->{requests};
@@ -209,7 +210,7 @@ subtest 'after fail_timeout one request tries it again' => sub {
             push @clients, $client;
             return wait_until(sub { $backend{flaky}->stats->{requests} > $requests }, 0.03);
         }), "$path: it is tried again");
-        cmp_ok(time - $failed_at{$path}, '>=', $path =~ /stock/ ? 0 : 1, "$path: not before fail_timeout");
+        cmp_ok(time - $failed_at{$path}, '>=', $path =~ /stock/ ? 0 : 0.99, "$path: not before fail_timeout");
         cmp_ok(time - $failed_at{$path}, '<', 5, "$path: and soon after");
         push @clients, map { my $c = $node->client; $c->send("GET $path HTTP/1.1\r\nHost: x\r\n\r\n"); $c } 1 .. 4;
         is(join(' ', map { $_->response->{status} } @clients), join(' ', (200) x @clients), "$path: all are answered");

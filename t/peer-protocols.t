@@ -24,7 +24,8 @@ for my $protocol (@cgi) {
         'REQUEST_URI $request_uri', 'CONTENT_TYPE $content_type', 'CONTENT_LENGTH $content_length';
     my $keep = $protocol eq 'fastcgi' ? 'fastcgi_keep_conn on;' : '';
     $http .= "upstream $protocol { registry main; registry_balance round_robin; $refuses; $server_a; $server_b; keepalive 4; }\n";
-    $server .= "location /$protocol { ${protocol}_pass $protocol; $params $keep ${protocol}_read_timeout 500ms; }\n";
+    $server .= "location /$protocol { ${protocol}_pass $protocol; $params $keep }\n"
+        . "location /$protocol/late { ${protocol}_pass $protocol; $params $keep ${protocol}_read_timeout 200ms; }\n";
 }
 $http .= 'upstream stale { registry main; server ' . $backend{stale}->address . "; keepalive 4; }\n";
 $server .= 'location /stale { fastcgi_pass stale; fastcgi_keep_conn on; fastcgi_param REQUEST_URI $request_uri; }';
@@ -67,7 +68,7 @@ my $node = RegistryTest->nginx(
         server {
             listen 127.0.0.1:%%PORT_h2%% http2;
             location / { proxy_pass http://sockets; }
-            location /g/ { grpc_pass grpc://grpc; }
+            location /grpc/ { grpc_pass grpc://grpc; }
         }
     },
     server => qq{
@@ -79,7 +80,8 @@ my $node = RegistryTest->nginx(
         add_header X-Status \$upstream_status always;
         $server
         location /sockets   { proxy_pass http://sockets; }
-        location /grpc/     { grpc_pass grpc://grpc; grpc_read_timeout 500ms; }
+        location /grpc/     { grpc_pass grpc://grpc; }
+        location /grpc/hang/late { grpc_pass grpc://grpc; grpc_read_timeout 200ms; }
         location /tls/      { proxy_pass https://tls/; }
         location /stock_tls/ { proxy_pass https://stock_tls/; }
         location /kept_tls/ { proxy_pass https://kept_tls/; }
@@ -126,7 +128,7 @@ for my $protocol (@cgi) {
         in_flight($protocol, 1, 'one in flight');
         $client->close;
         in_flight($protocol, 0, 'none when its client has gone');
-        is($node->get("/$protocol?hang=1")->{status}, 504, 'no answer in time');
+        is($node->get("/$protocol/late?hang=1")->{status}, 504, 'no answer in time');
         in_flight($protocol, 0, 'none in flight');
     };
 }
@@ -157,11 +159,11 @@ subtest 'gRPC' => sub {
     in_flight('grpc', 3, 'three in flight');
     $_->close for @clients;
     in_flight('grpc', 0, 'none when their clients have gone');
-    is($node->post('/grpc/hang', body => 'x')->{status}, 504, 'no answer in time');
+    is($node->post('/grpc/hang/late', body => 'x')->{status}, 504, 'no answer in time');
     in_flight('grpc', 0, 'none in flight');
     api($node, reset => { ns => 'grpc' });
-    $r = curl('--http2-prior-knowledge', '-d', 'x', $node->url('/g/service', 'h2'));
-    is("$r->{version} $r->{status} $r->{body}", '2 200 POST /g/service', 'from a client that speaks HTTP/2') or diag($r->{error});
+    $r = curl('--http2-prior-knowledge', '-d', 'x', $node->url('/grpc/echo', 'h2'));
+    is("$r->{version} $r->{status} $r->{json}{body}", '2 200 x', 'from a client that speaks HTTP/2') or diag($r->{error});
     in_flight('grpc', 0, 'none in flight');
 };
 
@@ -183,6 +185,9 @@ subtest 'unix sockets and IPv6' => sub {
         $backend{ipv6}->address, 'an IPv6 server that registers is the same');
     is(scalar keys %{ servers($node, 'sockets') }, 2, 'so there are still two');
     is(curl('--http2-prior-knowledge', $node->url('/', 'h2'))->{status}, 200, 'from a client that speaks HTTP/2');
+    my $requests = $backend{unix}->stats->{requests} + $backend{ipv6}->stats->{requests};
+    like(curl('--http2-prior-knowledge', '-m', 0.3, $node->url('/?hang=1', 'h2'))->{error}, qr/timed out/, 'which gives up');
+    is($backend{unix}->stats->{requests} + $backend{ipv6}->stats->{requests}, $requests + 1, 'in the middle of a request');
     in_flight('sockets', 0, 'none in flight');
 };
 

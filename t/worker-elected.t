@@ -134,4 +134,20 @@ subtest 'stopped for a while, it goes on after that' => sub {
 };
 
 
+subtest 'a worker that stands still while others replace it is elected no more' => sub {
+    fresh(workers => 2);
+    my $old = elected();
+    my %before = map { $_ => 1 } $node->workers;
+    kill 'STOP', $old;
+    $node->reload(wait => 0);
+    ok(wait_until(sub { 2 == grep { !$before{$_} } $node->workers }), 'a reload, which the elected worker does not hear of');
+    ok(wait_until(sub { 1 == grep { $before{$_} && alive($_) } keys %before }), 'while the other old worker goes');
+    my $new = elected();
+    ok($new && !$before{$new}, 'a new worker is elected');
+    kill 'CONT', $old;
+    ok(wait_until(sub { !alive($old) }), 'let go on, the old one goes too');
+    is(elected(), $new, 'which changes nothing');
+    $node->log_is_clean;
+};
+
 done_testing;
