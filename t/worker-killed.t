@@ -66,6 +66,7 @@ subtest 'as soon as a worker is replaced its share is gone' => sub {
     my %counted = map { $_->{addr} => $_->{connections} } @{ status($node)->{data} };
     ok(wait_until(sub { !grep { $_->stats->{active} != $counted{ $_->address } } @backends }), 'server by server');
     is(sum(), $requests, 'the sum of requests stays');
+    is(scalar($node->grep_log(qr/\[notice\] .*registry "main": took back the requests of 1 dead worker/)), 1, 'the log tells of it');
     is($node->get('/')->{status}, 200, 'requests go on');
     is(scalar(grep { ends_well($_) } map { @{ $held->{$_} } } @others), $rest, 'those of the others end well');
     ok(idle(), 'and are counted off');

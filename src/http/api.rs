@@ -303,7 +303,7 @@ fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_in
     let Some(conf) = conf_of(r) else { return misconfigured(r) };
     let Some(zone) = zone_of(conf) else { return misconfigured(r) };
     let Some(local) = zone.local().filter(|local| local.is_attached()) else {
-        return send(r, Reply::error(500, "The registry is not available".to_owned()));
+        return send(r, Reply::error(503, "The registry is not available".to_owned()));
     };
 
     let namespace = match &conf.namespace {
