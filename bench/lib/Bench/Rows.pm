@@ -97,9 +97,11 @@ sub rows {
         figure => 'rps', least => 8) if $has_servers{100} && $has_workers{1};
     if ($has_servers{1_000}) {
         for my $w (@$workers) {
+            my @pair = (ours => ["module/1000/$w/1000/refresh"], theirs => ["module/1000/$w/1000/ok"]);
             $race->('heartbeats', 'requests/s beside heartbeats, 1,000 servers, ' . _workers($w),
-                ours => ["module/1000/$w/1000/refresh"], theirs => ["module/1000/$w/1000/ok"],
-                figure => 'rps', least => 0.97);
+                @pair, figure => 'rps', least => 0.97);
+            # The same said in CPU time, on which other programs have less influence.
+            $race->('heartbeats', 'CPU, the same', @pair, figure => 'cpu', most => 1 / 0.97);
         }
     }
 

@@ -59,7 +59,7 @@ sub _try {
     spew("$dir/nginx.conf", $conf->($dir));
     my $said = `'$NGINX' -t -e stderr -p '$dir/' -c '$dir/nginx.conf' 2>&1`;
     return '' if $? == 0;
-    my ($line) = $said =~ /^(?:nginx: )?(\[emerg\].*)/m;
+    my ($line) = $said =~ /\[emerg\] (?:\d+#\d+: )?(.*)/;
     return $line || $said;
 }
 
@@ -160,12 +160,14 @@ sub register {
 sub _conf {
     my ($workers, $connections, $modules, $http, $log) = @_;
     $log ||= 'error';
-    my $user = $> == 0 ? "user root;\n" : '';
+    my $user  = $> == 0 ? "user root;\n" : '';
+    my $files = descriptors();
     return sub {
         my ($dir) = @_;
         return <<"END";
 ${modules}${user}daemon off;
 worker_processes $workers;
+worker_rlimit_nofile $files;
 error_log $dir/error.log $log;
 pid $dir/nginx.pid;
 events {
