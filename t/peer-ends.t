@@ -49,6 +49,7 @@ for my $kind (@kinds) {
     };
 }
 my $node = RegistryTest->nginx(
+    workers => 1,
     http => "$http upstream refused { registry main; server $refused; }\n",
     server => qq{
         location /upstream/ { registry_api main; }
