@@ -7,14 +7,17 @@
 
 mod answer;
 mod endpoint;
+mod list;
 mod params;
 mod reply;
 #[cfg(test)]
 mod tests;
 mod token;
+mod work;
 
-pub use answer::{Door, Request, answer};
+pub use answer::{Answer, Door, Request, answer};
 pub use endpoint::{Access, Endpoint, Method};
 pub use params::{BodyKind, MAX_BODY};
 pub use reply::Reply;
 pub use token::{TokenError, Tokens};
+pub use work::{List, Task};

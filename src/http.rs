@@ -4,6 +4,7 @@
 //! the file of its place: `zone` (the registry block), `upstream`, `api`.
 
 mod api;
+mod long;
 mod main_conf;
 mod peer;
 mod settings;

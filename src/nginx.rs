@@ -6,6 +6,7 @@
 pub(crate) mod body;
 pub(crate) mod border;
 pub(crate) mod conf;
+pub(crate) mod later;
 pub(crate) mod listen;
 pub(crate) mod log;
 pub(crate) mod peer;
@@ -14,4 +15,5 @@ pub(crate) mod process;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod shm;
+pub(crate) mod stream;
 pub(crate) mod timer;

@@ -7,14 +7,12 @@ use serde::Serialize;
 use super::endpoint::{Access, Endpoint, Method};
 use super::params::{BodyKind, Params};
 use super::reply::{Reply, Seconds};
+use super::work::{AT_ONCE, List, Task, broken};
 use crate::registry::{
-    Address, Change, Cursor, Error, Events, Health, Network, Now, Registration, Registry, Rules,
-    SpaceName, SpaceRef, Sweep,
+    Address, Change, Error, Events, Network, Now, Registration, Registry, Rules, SpaceName,
+    SpaceRef,
 };
 use crate::shm::Zone;
-
-/// Most servers read or changed under one hold of the lock.
-const SLICE: usize = 128;
 
 /// A location with `registry_api`.
 #[derive(Clone, Copy, Debug)]
@@ -73,16 +71,21 @@ impl<'a> Of<'a> {
     }
 }
 
-#[derive(Serialize)]
-struct ResetDone {
-    servers_reset: u64,
+/// What a request comes to.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is done.
+    Reply(Reply),
+    /// A list too long for one turn of the event loop: to be sent piece by piece, with status 200.
+    List(List),
+    /// More servers than can be treated in one turn: the first slice is done, others are to follow.
+    Task(Task),
 }
 
-#[derive(Serialize)]
-struct CleanupDone {
-    expired_count: u64,
-    disabled_count: u64,
-    removed_count: u64,
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self::Reply(reply)
+    }
 }
 
 /// Answers a request. What the location does not admit is refused here too.
@@ -93,8 +96,8 @@ pub fn answer(
     rules: &Rules,
     now: Now,
     events: &mut Events,
-) -> Reply {
-    Call { request, door, zone, rules, now }.run(events).unwrap_or_else(|reply| reply)
+) -> Answer {
+    Call { request, door, zone, rules, now }.run(events).unwrap_or_else(Answer::Reply)
 }
 
 struct Call<'a> {
@@ -106,7 +109,7 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn run(&self, events: &mut Events) -> Result<Reply, Reply> {
+    fn run(&self, events: &mut Events) -> Result<Answer, Reply> {
         let endpoint = self.request.endpoint;
         endpoint.admit(self.request.method, self.door.access)?;
         let body: &[u8] = if self.request.method == Method::Post { self.request.body } else { b"" };
@@ -115,10 +118,13 @@ impl Call<'_> {
 
         match endpoint {
             Endpoint::Status => self.status(ns),
-            Endpoint::Health => self.health(ns, params.has("ready")),
-            Endpoint::Reset => self.reset(ns),
-            Endpoint::Cleanup => self.cleanup(ns, events),
-            _ => self.change(endpoint, ns, &params, events),
+            Endpoint::Health => {
+                let space = self.existing(&self.lock()?, ns)?;
+                Ok(self.begin(Task::health(space, params.has("ready")), events))
+            }
+            Endpoint::Reset => Ok(self.begin(Task::reset(self.changeable(ns)?), events)),
+            Endpoint::Cleanup => Ok(self.begin(Task::cleanup(self.changeable(ns)?), events)),
+            _ => self.change(endpoint, ns, &params, events).map(Answer::Reply),
         }
     }
 
@@ -136,7 +142,7 @@ impl Call<'_> {
     }
 
     fn lock(&self) -> Result<Registry<'_>, Reply> {
-        Registry::lock(self.zone).map_err(|e| Reply::error(500, e.to_string()))
+        Registry::lock(self.zone).map_err(broken)
     }
 
     /// Finds the namespace: the one named, or the zone's only one.
@@ -278,75 +284,30 @@ impl Call<'_> {
         Ok(Reply::success(Added { addr, host: &host, port, weight, max_conns, enabled }))
     }
 
-    fn status(&self, ns: Option<SpaceName<'_>>) -> Result<Reply, Reply> {
-        let mut registry = self.lock()?;
+    /// The namespace whose servers are all to be changed.
+    fn changeable(&self, ns: Option<SpaceName<'_>>) -> Result<SpaceRef, Reply> {
+        let registry = self.lock()?;
         let space = self.existing(&registry, ns)?;
-        let name = registry.space_name(space).to_owned();
+        if registry.is_retired() { Err(failure(Error::Retired)) } else { Ok(space) }
+    }
+
+    fn begin(&self, mut task: Task, events: &mut Events) -> Answer {
+        match task.step(self.zone, self.rules, self.now, events) {
+            Some(reply) => Answer::Reply(reply),
+            None => Answer::Task(task),
+        }
+    }
+
+    fn status(&self, ns: Option<SpaceName<'_>>) -> Result<Answer, Reply> {
+        let registry = self.lock()?;
+        let space = self.existing(&registry, ns)?;
+        let list = List::new(space, registry.space_name(space));
         let members = registry.members(space);
         drop(registry);
-
-        let mut servers = Vec::with_capacity(members);
-        let mut cursor = Cursor::START;
-        while !cursor.done {
-            registry = self.lock()?;
-            registry.read(space, &mut cursor, SLICE, self.rules, self.now, &mut servers);
-            drop(registry);
+        if members > AT_ONCE {
+            return Ok(Answer::List(list));
         }
-        Ok(Reply::status(&name, &servers, self.now.wall))
-    }
-
-    fn health(&self, ns: Option<SpaceName<'_>>, ready: bool) -> Result<Reply, Reply> {
-        let mut registry = self.lock()?;
-        let space = self.existing(&registry, ns)?;
-        drop(registry);
-
-        let mut health = Health::default();
-        let mut cursor = Cursor::START;
-        while !cursor.done {
-            registry = self.lock()?;
-            registry.count(space, &mut cursor, SLICE, self.rules, self.now, &mut health);
-            drop(registry);
-        }
-        Ok(Reply::health(&health, ready))
-    }
-
-    fn reset(&self, ns: Option<SpaceName<'_>>) -> Result<Reply, Reply> {
-        let mut registry = self.lock()?;
-        let space = self.existing(&registry, ns)?;
-        if registry.is_retired() {
-            return Err(failure(Error::Retired));
-        }
-        drop(registry);
-
-        let mut servers_reset = 0;
-        let mut cursor = Cursor::START;
-        while !cursor.done {
-            registry = self.lock()?;
-            servers_reset += registry.reset(space, &mut cursor, SLICE);
-            drop(registry);
-        }
-        Ok(Reply::success(ResetDone { servers_reset }))
-    }
-
-    fn cleanup(&self, ns: Option<SpaceName<'_>>, events: &mut Events) -> Result<Reply, Reply> {
-        let mut registry = self.lock()?;
-        let space = self.existing(&registry, ns)?;
-        if registry.is_retired() {
-            return Err(failure(Error::Retired));
-        }
-        drop(registry);
-
-        let mut sweep = Sweep::of(space);
-        while !sweep.done {
-            registry = self.lock()?;
-            registry.sweep(&mut sweep, SLICE as u32, self.rules, self.now, events);
-            drop(registry);
-        }
-        Ok(Reply::success(CleanupDone {
-            expired_count: sweep.expired,
-            disabled_count: sweep.disabled,
-            removed_count: sweep.removed,
-        }))
+        list.whole(self.zone, self.rules, self.now).map(Answer::Reply)
     }
 }
 

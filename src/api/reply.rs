@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use crate::registry::{Health, ServerView};
+use crate::registry::{Health, Sweep};
 
 /// What is sent back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +34,6 @@ struct Envelope<T: Serialize> {
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
     data: T,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    total: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timestamp: Option<Seconds>,
 }
 
 #[derive(Serialize)]
@@ -47,36 +43,23 @@ struct Failure<'a> {
 }
 
 #[derive(Serialize)]
-struct ServerJson<'a> {
-    addr: &'a str,
-    host: &'a str,
-    port: u16,
-    namespace: &'a str,
-    connections: u32,
-    weight: u32,
-    max_conns: u32,
-    enabled: bool,
-    is_active: bool,
-    state: &'static str,
-    last_heartbeat: Seconds,
-    time_since_heartbeat: Seconds,
-    created_at: Seconds,
-    updated_at: Seconds,
-    disabled_at: Option<Seconds>,
-    disabled_reason: Option<&'static str>,
-    requests: u64,
-    fails: u64,
-    #[serde(rename = "static")]
-    is_static: bool,
-    backup: bool,
-}
-
-#[derive(Serialize)]
 struct HealthJson {
     total_servers: u64,
     enabled_servers: u64,
     active_servers: u64,
     expired_servers: u64,
+}
+
+#[derive(Serialize)]
+struct ResetDone {
+    servers_reset: u64,
+}
+
+#[derive(Serialize)]
+struct CleanupDone {
+    expired_count: u64,
+    disabled_count: u64,
+    removed_count: u64,
 }
 
 impl Reply {
@@ -106,22 +89,27 @@ impl Reply {
     /// What was asked for is done, or here.
     pub(super) fn success(data: impl Serialize) -> Self {
         let (code, message) = (200, "Success");
-        let body = Envelope { code, message, status: None, data, total: None, timestamp: None };
+        let body = Envelope { code, message, status: None, data };
         Self::json(code, &body)
     }
 
-    /// A list of servers.
-    pub(super) fn status(namespace: &str, servers: &[ServerView], now_wall: u64) -> Self {
-        let data: Vec<_> = servers.iter().map(|s| server_json(namespace, s)).collect();
-        let body = Envelope {
-            code: 200,
-            message: "Success",
-            status: None,
-            data,
-            total: Some(servers.len()),
-            timestamp: Some(Seconds(now_wall)),
-        };
-        Self::json(200, &body)
+    /// A body made elsewhere, with 200.
+    pub(super) fn ok(body: Vec<u8>) -> Self {
+        Self { status: 200, body, header: None, error: None }
+    }
+
+    /// What `reset` did.
+    pub(super) fn reset(servers_reset: u64) -> Self {
+        Self::success(ResetDone { servers_reset })
+    }
+
+    /// What `cleanup` found and did.
+    pub(super) fn cleanup(sweep: &Sweep) -> Self {
+        Self::success(CleanupDone {
+            expired_count: sweep.expired,
+            disabled_count: sweep.disabled,
+            removed_count: sweep.removed,
+        })
     }
 
     /// What `health` found. `ready` turns "unhealthy" into a 503, for other balancers' probes.
@@ -138,34 +126,7 @@ impl Reply {
                 active_servers: health.active_servers,
                 expired_servers: health.expired_servers,
             },
-            total: None,
-            timestamp: None,
         };
         Self::json(code, &body)
-    }
-}
-
-fn server_json<'a>(namespace: &'a str, s: &'a ServerView) -> ServerJson<'a> {
-    ServerJson {
-        addr: &s.addr,
-        host: &s.host,
-        port: s.port,
-        namespace,
-        connections: s.connections,
-        weight: s.weight,
-        max_conns: s.max_conns,
-        enabled: s.enabled,
-        is_active: s.is_active,
-        state: s.state.as_str(),
-        last_heartbeat: Seconds(s.last_heartbeat),
-        time_since_heartbeat: Seconds(s.time_since_heartbeat),
-        created_at: Seconds(s.created_at),
-        updated_at: Seconds(s.updated_at),
-        disabled_at: (s.disabled_at > 0).then_some(Seconds(s.disabled_at)),
-        disabled_reason: s.disabled_reason,
-        requests: s.requests,
-        fails: s.fails,
-        is_static: s.is_static,
-        backup: s.backup,
     }
 }

@@ -60,7 +60,25 @@ impl Site {
         };
         let door = Door { namespace: self.namespace, access: self.access, allow: &self.allow };
         let mut events = Events::default();
-        read(&answer(&request, &door, self.zone, &RULES, self.now, &mut events))
+        read(&self.whole(answer(&request, &door, self.zone, &RULES, self.now, &mut events)))
+    }
+
+    /// Takes an answer to its end.
+    fn whole(&self, answer: Answer) -> Reply {
+        match answer {
+            Answer::Reply(reply) => reply,
+            Answer::List(mut list) => {
+                let mut body = Vec::new();
+                while !list.write_piece(self.zone, &RULES, self.now, &mut body).unwrap() {}
+                Reply { status: 200, body, header: None, error: None }
+            }
+            Answer::Task(mut task) => loop {
+                let mut events = Events::default();
+                if let Some(reply) = task.step(self.zone, &RULES, self.now, &mut events) {
+                    break reply;
+                }
+            },
+        }
     }
 
     fn post(&self, endpoint: &str, query: &str) -> (u16, Value) {

@@ -11,12 +11,12 @@ use ngx::ffi::{
 };
 use ngx::http::HttpModuleLocationConf;
 
-use super::Module;
 use super::main_conf::MainConf;
 use super::upstream::{Namespace, read_namespace};
-use super::worker::{now, report};
+use super::worker::{Local, now, report};
 use super::zone::ZoneConf;
-use crate::api::{self, Access, BodyKind, Door, Endpoint, MAX_BODY, Method, Reply};
+use super::{Module, long};
+use crate::api::{self, Access, Answer, BodyKind, Door, Endpoint, MAX_BODY, Method, Reply};
 use crate::nginx::body::{self, Ended, Reader};
 use crate::nginx::conf::{self, Place};
 use crate::nginx::log::log;
@@ -208,7 +208,7 @@ impl Reader for Call {
 }
 
 /// This module's context of a request.
-fn context(r: *mut ngx_http_request_t) -> *mut *mut c_void {
+pub(super) fn context(r: *mut ngx_http_request_t) -> *mut *mut c_void {
     // SAFETY: nginx gives each request room for a context of each http module.
     unsafe { (*r).ctx.add(super::ngx_http_upstream_registry_module.ctx_index) }
 }
@@ -302,9 +302,7 @@ fn decline(r: *mut ngx_http_request_t, reply: Reply) -> ngx_int_t {
 fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_int_t {
     let Some(conf) = conf_of(r) else { return misconfigured(r) };
     let Some(zone) = zone_of(conf) else { return misconfigured(r) };
-    let Some(local) = zone.local().filter(|local| local.is_attached()) else {
-        return send(r, Reply::error(503, "The registry is not available".to_owned()));
-    };
+    let Some((_, local)) = place_of(r) else { return unavailable(r) };
 
     let namespace = match &conf.namespace {
         None => None,
@@ -336,12 +334,27 @@ fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_in
     };
     let door = Door { namespace, access: conf.access, allow: &zone.allow };
     let mut events = Events::with_capacity(16);
-    let reply = api::answer(&call, &door, &local.zone, &zone.rules, now(), &mut events);
+    let answer = api::answer(&call, &door, &local.zone, &zone.rules, now(), &mut events);
     report(zone, request::log_of(r), &mut events);
-    send(r, reply)
+    match answer {
+        Answer::Reply(reply) => send(r, reply),
+        Answer::List(list) => long::list(r, list),
+        Answer::Task(task) => long::task(r, task),
+    }
 }
 
-fn send(r: *mut ngx_http_request_t, reply: Reply) -> ngx_int_t {
+/// The zone that a request is about, and this process's part in it. `None`: it has none.
+pub(super) fn place_of<'a>(r: *mut ngx_http_request_t) -> Option<(&'a ZoneConf, &'a Local)> {
+    let zone = zone_of(conf_of(r)?)?;
+    let local = zone.local().filter(|local| local.is_attached())?;
+    Some((zone, local))
+}
+
+pub(super) fn unavailable(r: *mut ngx_http_request_t) -> ngx_int_t {
+    send(r, Reply::error(503, "The registry is not available".to_owned()))
+}
+
+pub(super) fn send(r: *mut ngx_http_request_t, reply: Reply) -> ngx_int_t {
     if let Some(error) = &reply.error {
         // A client's mistake is worth a line only to those who look for it; a full zone is the
         // operator's.

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::slice;
 
 use ngx::ffi::{
-    ngx_http_core_loc_conf_t, ngx_http_core_module, ngx_http_finalize_request, ngx_http_request_t,
-    ngx_int_t, ngx_list_part_t, ngx_log_t, ngx_str_t, ngx_table_elt_t,
+    ngx_http_block_reading, ngx_http_core_loc_conf_t, ngx_http_core_module,
+    ngx_http_finalize_request, ngx_http_request_empty_handler, ngx_http_request_t, ngx_int_t,
+    ngx_list_part_t, ngx_log_t, ngx_str_t, ngx_table_elt_t,
 };
 
 use super::listen;
@@ -122,4 +123,35 @@ unsafe fn is_regex(_: *mut ngx_http_core_loc_conf_t) -> bool {
 pub(crate) fn finalize(r: *mut ngx_http_request_t, rc: ngx_int_t) {
     // SAFETY: `r` is alive: its count was raised when its body began to be read.
     unsafe { ngx_http_finalize_request(r, rc) }
+}
+
+/// Keeps a request alive, from its content handler on, until it is finalized.
+pub(crate) fn hold(r: *mut ngx_http_request_t) {
+    // SAFETY: `r` is alive, and so is its main request.
+    unsafe { (*(*r).main).set_count((*(*r).main).count() + 1) }
+}
+
+/// Keeps a request from being freed, even when its client is gone: as nginx does it for work that
+/// a thread does. Nothing is read or written for it meanwhile.
+pub(crate) fn block(r: *mut ngx_http_request_t) {
+    // SAFETY: `r` is alive, and so is its main request.
+    unsafe {
+        (*(*r).main).set_blocked((*(*r).main).blocked() + 1);
+        (*r).write_event_handler = Some(ngx_http_request_empty_handler);
+        if (*r).discard_body() == 0 {
+            (*r).read_event_handler = Some(ngx_http_block_reading);
+        }
+    }
+}
+
+/// Ends [`block`]: the request is to be finalized now.
+pub(crate) fn unblock(r: *mut ngx_http_request_t) {
+    // SAFETY: `block` has kept it alive.
+    unsafe { (*(*r).main).set_blocked((*(*r).main).blocked() - 1) }
+}
+
+/// Whether nothing can be sent any more.
+pub(crate) fn is_broken(r: *mut ngx_http_request_t) -> bool {
+    // SAFETY: a request has a connection for as long as it lives.
+    unsafe { (*(*r).connection).error() != 0 }
 }

@@ -1,10 +1,13 @@
 //! What a reader sees: copies of servers, taken a slice at a time.
 
-use super::address::{Address, printed};
+use super::address::printed;
 use super::life::is_enabled;
 use super::space::{SpaceRef, name_of};
 use super::{Now, Registry, Rules};
-use crate::shm::{NONE, Server, class, flag, reason};
+use crate::shm::{NAME_MAX, NONE, Server, class, flag, reason};
+
+/// Servers that a walk steps over under one hold of the lock while it looks for its place.
+const SEARCH: usize = 1024;
 
 /// A server's state in one word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,11 +38,12 @@ impl State {
 }
 
 /// A server as it was at one moment. Times in milliseconds since the epoch, 0 for never.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "each is the field of that name in the API's table")]
 pub struct ServerView {
-    pub addr: String,
-    pub host: String,
+    /// The printed address, in place: no memory is asked for while the lock is held.
+    name: [u8; NAME_MAX],
+    name_len: u8,
     pub port: u16,
     pub connections: u32,
     pub weight: u32,
@@ -66,13 +70,12 @@ pub struct ServerView {
 
 impl ServerView {
     fn new(s: &Server, rules: &Rules, now: Now) -> Self {
-        let address = Address::of(s);
         let silent = rules.silent(s, now);
         let ready = s.class == u32::from(class::READY);
         Self {
-            addr: printed(s).to_owned(),
-            host: address.host(),
-            port: address.port(),
+            name: s.name,
+            name_len: printed(s).len() as u8,
+            port: s.port,
             connections: s.conns,
             weight: s.weight,
             max_conns: s.max_conns,
@@ -95,6 +98,23 @@ impl ServerView {
             is_static: s.flags & flag::STATIC != 0,
             backup: s.flags & flag::BACKUP != 0,
             eligible: ready && !silent,
+        }
+    }
+
+    /// The address, `host:port`, or `unix:` and a path.
+    pub fn addr(&self) -> &str {
+        std::str::from_utf8(&self.name[..usize::from(self.name_len)]).unwrap_or_default()
+    }
+
+    /// The address without its port, and without brackets.
+    pub fn host(&self) -> &str {
+        let addr = self.addr();
+        match addr.rsplit_once(':') {
+            Some((host, _)) if self.port > 0 => {
+                host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host)
+            }
+            // A unix socket has no port.
+            _ => addr,
         }
     }
 }
@@ -132,19 +152,24 @@ pub struct Health {
 /// twice.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor {
-    number: u64,
+    /// The highest number seen.
+    seen: u64,
+    /// The record that the walk came to last, and the number that it had then.
     slot: u32,
+    number: u64,
     /// The walk is through.
     pub done: bool,
 }
 
 impl Cursor {
     /// Before the first server.
-    pub const START: Self = Self { number: 0, slot: NONE, done: false };
+    pub const START: Self = Self { seen: 0, slot: NONE, number: 0, done: false };
 }
 
 impl Registry<'_> {
-    /// Calls `f` with the slots of the next servers, `slice` at most.
+    /// Calls `f` with the slots of the next servers, `slice` at most. It may be none though the walk
+    /// is not through: when the server that it came to last is gone it looks for its place from the
+    /// first one on, and that search is cut into slices too.
     fn walk(
         &mut self,
         space: SpaceRef,
@@ -158,21 +183,18 @@ impl Registry<'_> {
         }
         let mut next = match self.g.servers.get(cursor.slot as usize) {
             Some(s) if s.live != 0 && s.number == cursor.number => s.member_next,
-            _ => {
-                let mut at = self.g.spaces[space.slot as usize].member_head;
-                while let Some(s) = self.g.servers.get(at as usize)
-                    && s.number <= cursor.number
-                {
-                    at = s.member_next;
-                }
-                at
-            }
+            _ => self.g.spaces[space.slot as usize].member_head,
         };
-        for _ in 0..slice {
-            let Some(s) = self.g.servers.get(next as usize) else { break };
+        let mut left = slice;
+        for _ in 0..slice.max(SEARCH) {
+            let Some(s) = self.g.servers.get(next as usize).filter(|_| left > 0) else { break };
             let (at, after) = (next, s.member_next);
-            *cursor = Cursor { number: s.number, slot: at, done: false };
-            f(self, at);
+            (cursor.slot, cursor.number) = (at, s.number);
+            if s.number > cursor.seen {
+                cursor.seen = s.number;
+                left -= 1;
+                f(self, at);
+            }
             next = after;
         }
         cursor.done = next == NONE;

@@ -261,7 +261,7 @@ fn a_worker_killed_at_any_moment_leaves_a_whole_zone() {
         b.registry().reap();
         b.check();
         for v in b.views() {
-            assert_eq!(v.max_conns, v.weight * 100, "{}", v.addr);
+            assert_eq!(v.max_conns, v.weight * 100, "{}", v.addr());
         }
     }
     for flight in mine {

@@ -7,7 +7,7 @@ fn an_added_server_has_the_defaults_and_a_namespace() {
     let added = b.add_with(80, None, None).unwrap();
     assert_eq!(added, Change { weight: 1, max_conns: 1000, enabled: true, conns: 0 });
     let v = b.view(80);
-    assert_eq!((v.addr.as_str(), v.host.as_str(), v.port), ("10.0.0.1:80", "10.0.0.1", 80));
+    assert_eq!((v.addr(), v.host(), v.port), ("10.0.0.1:80", "10.0.0.1", 80));
     assert_eq!((v.state, v.is_active, v.eligible), (State::Up, true, true));
     assert_eq!(v.created_at, b.now.wall);
     assert_eq!(b.happened(), [(Happening::Added, "10.0.0.1:80".into())]);

@@ -225,9 +225,9 @@ impl World {
                 (v.connections, v.weight, v.max_conns),
                 (s.conns, s.weight, s.max_conns),
                 "{}",
-                v.addr
+                v.addr()
             );
-            assert_eq!(v.enabled, !s.disabled && !s.silenced, "{}", v.addr);
+            assert_eq!(v.enabled, !s.disabled && !s.silenced, "{}", v.addr());
         }
     }
 }
