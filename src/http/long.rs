@@ -36,8 +36,10 @@ pub(super) fn list(r: *mut ngx_http_request_t, list: List) -> ngx_int_t {
     if let Err(rc) = reply::header(r, 200, None, &[]) {
         return rc;
     }
-    Stream::begin(r, on_write);
-    begin(r, Work::List(list, Stream::new()))
+    match Stream::begin(r, on_write) {
+        Some(stream) => begin(r, Work::List(list, stream)),
+        None => FAILED,
+    }
 }
 
 /// Does the rest of a task and answers. Returns what the content handler returns.

@@ -1,7 +1,7 @@
 //! A response that is made piece by piece, as the client takes it.
 
 use std::mem::zeroed;
-use std::ptr::null_mut;
+use std::ptr::{NonNull, null_mut};
 
 use ngx::ffi::{
     NGX_ERROR, NGX_HTTP_REQUEST_TIME_OUT, ngx_add_timer, ngx_buf_t, ngx_chain_t, ngx_del_timer,
@@ -10,10 +10,13 @@ use ngx::ffi::{
     ngx_http_test_reading, ngx_int_t,
 };
 
+use super::pool;
+
 /// A response's only buffer: it is filled again when all of it has been taken, so a client that
 /// does not read costs no more than that.
 pub(crate) struct Stream {
-    buf: ngx_buf_t,
+    /// In the request's pool, apart: nginx changes it while we are called by nginx.
+    buf: NonNull<ngx_buf_t>,
     bytes: Vec<u8>,
 }
 
@@ -33,25 +36,24 @@ const ROOM: usize = 32 * 1024;
 const FAILED: Next = Next::End(NGX_ERROR as ngx_int_t);
 
 impl Stream {
-    /// An empty one.
-    pub(crate) fn new() -> Self {
-        // SAFETY: all of ngx_buf_t may be zero: a buffer without bytes.
-        Self { buf: unsafe { zeroed() }, bytes: Vec::new() }
-    }
-
-    /// Makes `r` one whose content is sent by `on_write`, which nginx calls when there is room.
+    /// Makes `r`, whose header has been sent, one whose content is sent by `on_write`, which nginx
+    /// calls when there is room. `None`: out of memory.
     pub(crate) fn begin(
         r: *mut ngx_http_request_t,
         on_write: unsafe extern "C" fn(*mut ngx_http_request_t),
-    ) {
-        // SAFETY: `r` is the request being handled. As ngx_http_set_write_handler does it.
+    ) -> Option<Self> {
+        // SAFETY: `r` is the request being handled. As ngx_http_set_write_handler does it. All of
+        // ngx_buf_t may be zero: a buffer without bytes.
         unsafe {
+            let buf = pool::room::<ngx_buf_t>((*r).pool)?;
+            buf.write(zeroed());
             (*r).read_event_handler = Some(if (*r).discard_body() != 0 {
                 ngx_http_discarded_request_body_handler
             } else {
                 ngx_http_test_reading
             });
             (*r).write_event_handler = Some(on_write);
+            Some(Self { buf, bytes: Vec::new() })
         }
     }
 
@@ -89,7 +91,7 @@ impl Stream {
         // SAFETY: `r` is alive, its header sent; the buffer lives in its pool, and the bytes are
         // not touched before nginx has moved `pos` to `last`.
         unsafe {
-            let b = &raw mut self.buf;
+            let b = self.buf.as_ptr();
             (*b).start = self.bytes.as_mut_ptr();
             (*b).pos = (*b).start;
             (*b).last = (*b).start.add(self.bytes.len());
@@ -109,7 +111,8 @@ impl Stream {
     }
 
     fn is_taken(&self) -> bool {
-        self.buf.pos == self.buf.last
+        // SAFETY: it is in the pool of a request that is alive.
+        unsafe { (*self.buf.as_ptr()).pos == (*self.buf.as_ptr()).last }
     }
 
     /// # Safety
