@@ -10,6 +10,8 @@ use crate::registry::{Events, Network, Now, OnDuplicate, OnExpire, Rules, SpaceN
 use crate::shm::Zone;
 use crate::shm::testing::zone;
 
+mod slices;
+
 const RULES: Rules = Rules {
     ttl: 30_000,
     on_expire: OnExpire::Disable,
