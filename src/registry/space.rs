@@ -151,7 +151,8 @@ impl Registry<'_> {
 
     /// Forgets which namespaces the configuration names, before a new one is read in.
     pub(super) fn unconfigure_spaces(&mut self) {
-        for space in &mut self.g.spaces[..] {
+        let high = self.g.header.space_high_water as usize;
+        for space in &mut self.g.spaces[..high] {
             space.flags &= !space_flag::CONFIGURED;
         }
     }

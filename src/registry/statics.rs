@@ -81,7 +81,10 @@ impl Registry<'_> {
                 full = Some(e);
             }
         }
-        for s in &mut self.g.servers[..] {
+        // No further than records have been used: the rest of the zone has never been touched, and
+        // the kernel would have to make all of it now.
+        let high = self.g.header.high_water as usize;
+        for s in &mut self.g.servers[..high] {
             s.flags &= !flag::SEEN;
         }
         for (name, line) in servers {
