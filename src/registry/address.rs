@@ -1,6 +1,6 @@
 //! Addresses of servers, in their one canonical form.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::shm::{NAME_MAX, Server};
@@ -129,11 +129,39 @@ impl Address {
                 server.port = 0;
             }
         }
-        let name = self.to_string();
-        debug_assert!(name.len() <= NAME_MAX);
-        let len = name.len().min(NAME_MAX);
-        server.name[..len].copy_from_slice(&name.as_bytes()[..len]);
-        server.name_len = len as u8;
+        let printed = self.print();
+        server.name[..printed.bytes().len()].copy_from_slice(printed.bytes());
+        server.name_len = printed.len;
+    }
+
+    /// The address as records hold it, made without asking for memory.
+    pub(super) fn print(&self) -> Printed {
+        let mut printed = Printed { bytes: [0; NAME_MAX], len: 0 };
+        let fits = write!(printed, "{self}").is_ok();
+        debug_assert!(fits, "no address is longer");
+        printed
+    }
+}
+
+/// An address, printed in place.
+pub(super) struct Printed {
+    bytes: [u8; NAME_MAX],
+    len: u8,
+}
+
+impl Printed {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl Write for Printed {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        let at = usize::from(self.len);
+        let room = self.bytes.get_mut(at..at + s.len()).ok_or(fmt::Error)?;
+        room.copy_from_slice(s.as_bytes());
+        self.len += s.len() as u8;
+        Ok(())
     }
 }
 

@@ -6,8 +6,11 @@ use super::{Now, Registry, chain, heap};
 use crate::shm::{Key, NONE, Server, Tables, class, flag, heap as heap_id};
 
 fn bucket_of(t: &Tables<'_>, server: &Server) -> usize {
-    let name = &server.name[..usize::from(server.name_len)];
-    chain::bucket(t.header.secret, &[&server.space.to_ne_bytes(), name], t.server_index.len())
+    bucket(t, server.space, &server.name[..usize::from(server.name_len)])
+}
+
+fn bucket(t: &Tables<'_>, space: u32, name: &[u8]) -> usize {
+    chain::bucket(t.header.secret, &[&space.to_ne_bytes(), name], t.server_index.len())
 }
 
 /// Enters a server into the hash table.
@@ -181,12 +184,11 @@ impl Registry<'_> {
     /// The slot of a server.
     pub(super) fn find(&self, space: u32, address: &Address) -> Option<u32> {
         let t = &*self.g;
-        let mut probe = EMPTY;
-        probe.space = space;
-        address.write(&mut probe);
-        let mut at = t.server_index[bucket_of(t, &probe)];
+        let printed = address.print();
+        let name = printed.bytes();
+        let mut at = t.server_index[bucket(t, space, name)];
         while let Some(s) = t.servers.get(at as usize) {
-            if s.space == space && s.name_len == probe.name_len && s.name == probe.name {
+            if s.space == space && s.name.get(..usize::from(s.name_len)) == Some(name) {
                 return Some(at);
             }
             at = s.hash_next;
