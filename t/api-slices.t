@@ -21,7 +21,8 @@ my $node = RegistryTest->nginx(
         keepalive_requests 100000;
         server { $h2 location /upstream/ { registry_api main; } }
         # The kernel takes little: the rest waits until the client reads.
-        server { listen 127.0.0.1:%%PORT_slow%% sndbuf=32k; location /upstream/ { registry_api main; } }",
+        server { listen 127.0.0.1:%%PORT_slow%% sndbuf=32k; location /upstream/ { registry_api main; } }
+        server { listen 127.0.0.1:%%PORT_hasty%% sndbuf=32k; send_timeout 100ms; location /upstream/ { registry_api main; } }",
     server => 'location /upstream/ { registry_api main allow_get; }
         location /silent/ { registry_api silent allow_get; }
         location /small { return 200 "small"; }
@@ -99,8 +100,8 @@ sub whole {
 
 # A client that has asked and reads only what it must to see that the answer has begun.
 sub begin {
-    my ($path) = @_;
-    my $client = RegistryTest->client($node->address('slow'));
+    my ($path, $server) = @_;
+    my $client = RegistryTest->client($node->address($server || 'slow'));
     $client->open;
     # Otherwise the kernel takes more and more.
     setsockopt $client->socket, SOL_SOCKET, SO_RCVBUF, 200_000 or die "SO_RCVBUF: $!\n";
@@ -260,6 +261,52 @@ subtest 'clients that do not read' => sub {
     cmp_ok($each, '<', 100_000, 'cost the worker less than 100 kB each');
     is(scalar(hosts_of(finish($_))), $MANY, 'and may go on') for @begun[0, 199];
     $_->{client}->close for @begun;
+};
+
+subtest 'a client that does not read for send_timeout' => sub {
+    my $begun = begin('/upstream/status?ns=many', 'hasty');
+    my ($worker) = $node->workers;
+    my $with = open_files($worker);
+    ok(wait_until(sub { open_files($worker) < $with }), 'is left');
+    ok(!eval { hosts_of(finish($begun)); 1 }, 'the list is not whole, and cannot be taken for that');
+};
+
+subtest 'several lists over one connection of HTTP/2' => sub {
+    my $frame = sub {
+        my ($type, $flags, $stream, $payload) = @_;
+        return substr(pack('N', length $payload), 1) . pack('CCN', $type, $flags, $stream) . $payload;
+    };
+    my $path = '/upstream/status?ns=many';
+    my $headers = "\x82\x86\x04" . chr(length $path) . $path . "\x01\x01x";
+    my $client = RegistryTest->client($node->address('h2'));
+    $client->send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" . $frame->(4, 0, 0, '') . join '', map { $frame->(1, 5, $_, $headers) } 1, 3, 5);
+    my ($bytes, %body, %ended) = ('');
+    my $read = sub {
+        my ($until) = @_;
+        until ($until->()) {
+            my $more = $client->read_some;
+            die "closed\n" unless defined $more;
+            $bytes .= $more;
+            while (length $bytes >= 9) {
+                my ($high, $low, $type, $flags, $stream) = unpack 'CnCCN', $bytes;
+                my $length = $high << 16 | $low;
+                last if length $bytes < 9 + $length;
+                $body{$stream} .= substr $bytes, 9, $length if $type == 0;
+                $ended{$stream} = 1 if $type <= 1 && $flags & 1;
+                die "stream $stream is reset\n" if $type == 3;
+                substr $bytes, 0, 9 + $length, '';
+            }
+        }
+    };
+    # As much as a connection may have under way before its client says that there is more room.
+    my $sum = sub { my $sum = 0; $sum += length for values %body; return $sum };
+    $read->(sub { $sum->() == 65_535 });
+    is($node->get('/small')->{body}, 'small', 'others are served while all of them wait');
+    # One is cancelled, the others may go on.
+    $client->send($frame->(3, 0, 5, pack 'N', 8) . join '', map { $frame->(8, 0, $_, pack 'N', 1 << 28) } 0, 1, 3);
+    $read->(sub { $ended{1} && $ended{3} });
+    is(scalar(hosts_of($body{$_})), $MANY, 'a list') for 1, 3;
+    ok(!$ended{5}, 'the one cancelled has no end');
 };
 
 subtest 'a change goes on to its end when the client has gone' => sub {
