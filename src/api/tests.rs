@@ -1,5 +1,7 @@
 //! Requests and replies, without nginx.
 
+mod fuzz;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
