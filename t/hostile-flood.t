@@ -29,12 +29,13 @@ my $room;
 {
     my $load = load_start(url => $node->url('/'), conns => 2, pause => 0.01);
     my $start = time;
-    my $got = flood($node, adds('/upstream/add', 1 .. 17_000));
+    my $adds = some(17_000) < 2_500 ? 2_500 : 17_000;    # more than there is room for
+    my $got = flood($node, adds('/upstream/add', 1 .. $adds));
     my $seconds = time - $start;
-    diag(sprintf '%d adds a second', 17_000 / $seconds) if $ENV{TEST_VERBOSE};
+    diag(sprintf '%d adds a second', $adds / $seconds) if $ENV{TEST_VERBOSE};
     $room = $got->{200};
     is(join(' ', sort keys %$got), '200 507', 'unique addresses: some are added, the rest is told that the zone is full');
-    is($got->{200} + $got->{507}, 17_000, 'each is answered');
+    is($got->{200} + $got->{507}, $adds, 'each is answered');
     my $sum = load_stop($load);
     is($sum->{failed}, 0, 'the proxied requests beside it are answered');
     # Servers that nobody listens at are tried and left, as anywhere.
@@ -44,8 +45,8 @@ is(status($node)->{total}, $room + 1, 'as many servers are there');
 my $at_full = status($node)->{total};
 
 {
-    my $got = flood($node, adds('/upstream/add', map { 1 + $_ % 50 } 1 .. 10_000));
-    is_deeply($got, { 200 => 10_000 }, 'repeated addresses: each is a heartbeat');
+    my $got = flood($node, adds('/upstream/add', map { 1 + $_ % 50 } 1 .. some(10_000)));
+    is_deeply($got, { 200 => some(10_000) }, 'repeated addresses: each is a heartbeat');
     is(status($node)->{total}, $at_full, 'and no server more');
     my %servers = %{ servers($node) };
     is($servers{"127.0.0.1:$port"}{weight}, 3, 'nobody else has changed');
@@ -78,8 +79,8 @@ my $at_full = status($node)->{total};
     @remove = map { request('/names/remove', "ns=m$_&host=127.100.0.1&port=1") } 1 .. $spaces;
     is_deeply(flood($node, @remove), { 200 => $spaces }, 'and go');
     # Asking for what is not there makes nothing.
-    $got = flood($node, map { request('/names/refresh', "ns=q$_&host=127.100.0.1&port=1") } 1 .. 3_000);
-    is_deeply($got, { 404 => 3_000 }, 'a namespace that is asked for is not made');
+    $got = flood($node, map { request('/names/refresh', "ns=q$_&host=127.100.0.1&port=1") } 1 .. some(3_000));
+    is_deeply($got, { 404 => some(3_000) }, 'a namespace that is asked for is not made');
     $got = flood($node, map { request('/names/add', "ns=n$_&host=127.100.0.1&port=1") } 1 .. $spaces);
     is_deeply($got, { 200 => $spaces }, 'there is all the room as before');
     flood($node, map { request('/names/remove', "ns=n$_&host=127.100.0.1&port=1") } 1 .. $spaces);
