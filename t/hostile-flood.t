@@ -9,7 +9,7 @@ require "$FindBin::Bin/hostile.pl";
 
 my $backend = RegistryTest->backend(name => 'a');
 my $node = RegistryTest->nginx(
-    workers => 2, log_level => 'error', main => 'worker_rlimit_nofile 8192;', worker_connections => 4096,
+    workers => 2, log_level => 'error',
     http    => "access_log off; keepalive_requests 1000000;\n"
         . 'registry main 1m { heartbeat_ttl 0; } registry names 512k { heartbeat_ttl 0; }
         registry guarded 128k { api_token sesame; }
