@@ -116,6 +116,30 @@ fn a_server_half_added_is_not_there() {
 }
 
 #[test]
+fn a_request_on_a_server_half_removed_is_given_back_to_nobody_else() {
+    let mut b = Bench::new();
+    b.add(1);
+    let (on_the_first, _) = b.take().unwrap();
+    let first = b.found().unwrap();
+    dies_after(|| {
+        let mut registry = b.registry();
+        let g = &mut registry.g;
+        let slot = g.spaces[0].member_head;
+        g.servers[slot as usize].live = 0;
+        std::mem::forget(registry);
+    });
+    b.check();
+    b.add(2);
+    let (on_the_second, _) = b.take().unwrap();
+    assert_eq!(on_the_second.slot(), on_the_first.slot(), "its place is used again");
+    assert!(!b.registry().is_current(first), "that of the namespace too");
+    b.release(on_the_first, Verdict::Failed);
+    assert_eq!((b.view(2).connections, b.view(2).fails), (1, 0));
+    b.release(on_the_second, Verdict::Fine);
+    b.check();
+}
+
+#[test]
 fn a_panic_with_the_lock_is_repaired_too() {
     let mut b = Bench::new();
     b.add(1);
