@@ -194,6 +194,32 @@ fn counts_outside_the_ledger_are_stated_again_after_a_death() {
 }
 
 #[test]
+fn who_leaves_after_a_death_takes_back_no_more_than_it_had() {
+    let mut b = Bench::sized(128 * 1024);
+    super::history::crowd(&mut b);
+    b.add_with(1, None, Some(0)).unwrap();
+    let mut leaves = b.registry().join(2);
+    std::mem::swap(&mut b.worker, &mut leaves);
+    b.take().unwrap();
+    std::mem::swap(&mut b.worker, &mut leaves);
+    let (mine, _) = b.take().unwrap();
+    dies_after(|| {
+        b.worker = b.registry().join(3);
+        b.take().unwrap();
+    });
+    assert_eq!(b.view(1).connections, 3);
+    b.registry().reap();
+    // The first to go on states what it has; the other leaves without having done so.
+    let (another, _) = b.take().unwrap();
+    b.registry().leave(leaves);
+    assert_eq!(b.view(1).connections, 2);
+    b.release(mine, Verdict::Fine);
+    b.release(another, Verdict::Fine);
+    assert_eq!(b.view(1).connections, 0);
+    b.check();
+}
+
+#[test]
 fn one_worker_leads_and_another_follows_when_it_dies_or_leaves() {
     let mut b = Bench::new();
     let second = b.registry().join(2);

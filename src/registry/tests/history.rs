@@ -516,7 +516,7 @@ impl World {
 }
 
 /// Fills the ledger by requests to servers of another namespace.
-fn crowd(b: &mut Bench) {
+pub(super) fn crowd(b: &mut Bench) {
     let name = SpaceName::new(b"others").unwrap();
     let ports = 100..100 + b.zone.layout().servers as u16 - PORTS.end;
     for n in ports.clone() {
