@@ -35,6 +35,7 @@ sub full_lines { return $node->grep_log(qr/\[error\].* registry "main": .*full/)
 my $room;
 {
     api($node, 'add', { port => $backend->port });
+    my $since = time;
     my @wanted = map { sprintf '10.0.%d.%d', $_ >> 8, $_ & 255 } 1 .. 2000;
     my @replies = pipeline('/upstream/add', map { "host=$_&port=80" } @wanted);
     my ($first_full) = grep { $replies[$_]{status} != 200 } 0 .. $#replies;
@@ -51,10 +52,25 @@ my $room;
     like($replies[-1]{headers}{'content-type'}, qr{^application/json; charset=utf-8$}, 'with its type');
     is(addresses(), join(' ', sort '127.0.0.1:' . $backend->port, map { "$_:80" } @wanted[ 0 .. $first_full - 1 ]),
         'all that were there still are, and no other');
-    is(scalar(full_lines()), 2000 - $first_full, 'each refusal is an error line');
+    my $infos = () = $node->grep_log(qr/\[info\].* registry "main": 507: .*full/);
+    my @errors = full_lines();
+    is(@errors + $infos, 2000 - $first_full, 'each refusal is a line');
+    my $seconds = 2 + time - $since;
+    ok(@errors >= 1 && @errors <= 2 * $seconds, 'of which one in a second, in each worker, is an error')
+        or diag(@errors . " error lines in $seconds s");
     like((full_lines())[0],
         qr/507: The zone is full: no room for another server; give the registry a larger size, client: 127\.0\.0\.1, /,
         'with the same words and the client');
+}
+
+# The next error line says how many were left out.
+{
+    my ($first) = full_lines();
+    sleep 1.1;
+    my $from = $node->log_size;
+    api($node, 'add', { host => '10.8.8.8', port => 80 }) for 1 .. 20;    # both workers have their turn
+    my ($line) = $node->grep_log(qr/\[error\].*full.*times before/, $from);
+    like($line, qr/507: The zone is full: .* a larger size, and \d+ times before, client: /, 'a later one counts them');
 }
 
 # What needs no room works as before.

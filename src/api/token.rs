@@ -1,6 +1,9 @@
 //! Tokens that open the API.
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use subtle::{Choice, ConstantTimeEq};
@@ -8,15 +11,27 @@ use subtle::{Choice, ConstantTimeEq};
 /// Longest token, in bytes.
 const MAX: usize = 512;
 
+/// Longest file of tokens, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
 /// A token can't be used. The token itself is never part of the message.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// Empty, too long, or with characters that a header can't carry.
     #[error("a token must be 1 to {MAX} printable ASCII characters without spaces")]
     Syntax,
+    /// The same, of a line of a file.
+    #[error("a token must be 1 to {MAX} printable ASCII characters without spaces, in \"{0}\":{1}")]
+    Line(String, usize),
     /// The file can't be read.
     #[error("can't read \"{0}\": {1}")]
-    File(String, std::io::Error),
+    File(String, io::Error),
+    /// A directory, a pipe, a device.
+    #[error("\"{0}\" is not a regular file")]
+    NotAFile(String),
+    /// The file can't be a list of tokens.
+    #[error("\"{0}\" is longer than {MAX_FILE} bytes: write one token on each line")]
+    TooLong(String),
     /// The file has no token in it.
     #[error("there is no token in \"{0}\": write one on each line")]
     Empty(String),
@@ -59,16 +74,18 @@ impl Tokens {
     /// [`TokenError`] of any kind.
     pub fn add_file(&mut self, path: &Path) -> Result<(), TokenError> {
         let name = || path.display().to_string();
-        let text = std::fs::read(path).map_err(|e| TokenError::File(name(), e))?;
-        let mut lines = text
-            .split(|b| *b == b'\n')
-            .map(<[u8]>::trim_ascii)
-            .filter(|l| !l.is_empty())
-            .peekable();
-        if lines.peek().is_none() {
-            return Err(TokenError::Empty(name()));
+        let text = read(path).map_err(|e| match e {
+            Unread::Io(e) => TokenError::File(name(), e),
+            Unread::NotAFile => TokenError::NotAFile(name()),
+            Unread::TooLong => TokenError::TooLong(name()),
+        })?;
+        let lines = text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).zip(1..);
+        let mut found = false;
+        for (line, number) in lines.filter(|(line, _)| !line.is_empty()) {
+            self.add(line).map_err(|_| TokenError::Line(name(), number))?;
+            found = true;
         }
-        lines.try_for_each(|line| self.add(line))
+        if found { Ok(()) } else { Err(TokenError::Empty(name())) }
     }
 
     /// Whether a request is let in, by its `Authorization: Bearer T` or `X-API-Token: T`.
@@ -95,6 +112,25 @@ impl Tokens {
         }
         good.into()
     }
+}
+
+enum Unread {
+    Io(io::Error),
+    NotAFile,
+    TooLong,
+}
+
+/// Reads a small regular file. Opening a pipe would wait for who writes into it, and nginx with it:
+/// O_NONBLOCK keeps it from that, and means nothing for files.
+fn read(path: &Path) -> Result<Vec<u8>, Unread> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(Unread::Io)?;
+    if !file.metadata().map_err(Unread::Io)?.is_file() {
+        return Err(Unread::NotAFile);
+    }
+    let mut text = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(Unread::Io)?;
+    if text.len() as u64 > MAX_FILE { Err(Unread::TooLong) } else { Ok(text) }
 }
 
 #[cfg(test)]
@@ -139,9 +175,18 @@ mod tests {
         std::fs::write(&path, "\n \n").unwrap();
         assert!(matches!(tokens.add_file(&path), Err(TokenError::Empty(_))));
         std::fs::write(&path, "two words\n").unwrap();
-        assert!(matches!(tokens.add_file(&path), Err(TokenError::Syntax)));
+        let error = tokens.add_file(&path).unwrap_err();
+        assert!(matches!(error, TokenError::Line(_, 1)));
+        assert!(!error.to_string().contains("words"), "{error}");
+        std::fs::write(&path, vec![b'a'; MAX + 1]).unwrap();
+        assert!(matches!(tokens.add_file(&path), Err(TokenError::Line(_, 1))));
+        std::fs::write(&path, "good\n".repeat(20_000)).unwrap();
+        assert!(matches!(tokens.add_file(&path), Err(TokenError::TooLong(_))));
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(tokens.add_file(&path), Err(TokenError::File(..))));
+        for other in ["/", "/dev/zero", "/dev/null"] {
+            assert!(matches!(tokens.add_file(Path::new(other)), Err(TokenError::NotAFile(_))));
+        }
     }
 
     #[test]

@@ -356,16 +356,23 @@ pub(super) fn unavailable(r: *mut ngx_http_request_t) -> ngx_int_t {
 
 pub(super) fn send(r: *mut ngx_http_request_t, reply: Reply) -> ngx_int_t {
     if let Some(error) = &reply.error {
-        // A client's mistake is worth a line only to those who look for it; a full zone is the
-        // operator's.
-        let level = match reply.status {
-            500 | 507 => NGX_LOG_ERR,
-            503 => NGX_LOG_NOTICE,
-            _ => NGX_LOG_INFO,
-        };
-        let name = conf_of(r).and_then(zone_of).map_or("", |zone| zone.name.as_str());
+        let zone = conf_of(r).and_then(zone_of);
+        let name = zone.map_or("", |zone| zone.name.as_str());
         let status = reply.status;
-        log(level, request::log_of(r), format_args!("registry \"{name}\": {status}: {error}"));
+        // A client's mistake is worth a line only to those who look for it; a full zone is the
+        // operator's, but not a line for each client that tries: a flood of these must not fill
+        // the disk.
+        let (level, untold) = match reply.status {
+            500 | 507 => match zone.map_or(Some(0), |zone| zone.complains(now().mono)) {
+                Some(untold) => (NGX_LOG_ERR, untold),
+                None => (NGX_LOG_INFO, 0),
+            },
+            503 => (NGX_LOG_NOTICE, 0),
+            _ => (NGX_LOG_INFO, 0),
+        };
+        let more = if untold > 0 { format!(", and {untold} times before") } else { String::new() };
+        let to = request::log_of(r);
+        log(level, to, format_args!("registry \"{name}\": {status}: {error}{more}"));
     }
     reply::json(r, reply.status, reply.body, reply.header.as_slice())
 }

@@ -1,9 +1,10 @@
 //! The directives inside a `registry` block.
 
-use ngx::ffi::{ngx_conf_t, ngx_str_t};
+use ngx::ffi::{NGX_LOG_WARN, ngx_conf_t, ngx_str_t};
 
 use super::zone::ZoneConf;
 use crate::nginx::conf;
+use crate::nginx::log::log_conf;
 use crate::registry::{Network, OnDuplicate, OnExpire};
 
 /// Longest times that the block takes: a year, in milliseconds.
@@ -63,6 +64,12 @@ const SETTINGS: [Setting; 7] = [
 fn set_token(zone: &mut ZoneConf, words: &Words<'_>) -> Result<(), conf::Outcome> {
     let value = &words.values[0];
     let added = match conf::text(value).and_then(|text| text.strip_prefix("file:")) {
+        Some("") => {
+            return Err(conf::refuse(
+                words.cf,
+                format_args!("\"file:\" needs a path in \"api_token\""),
+            ));
+        }
         Some(path) => {
             let path = conf::full_path(words.cf, path).ok_or(conf::ERROR)?;
             zone.tokens.add_file(&path)
@@ -76,12 +83,18 @@ fn set_token(zone: &mut ZoneConf, words: &Words<'_>) -> Result<(), conf::Outcome
 fn set_allow(zone: &mut ZoneConf, words: &Words<'_>) -> Result<(), conf::Outcome> {
     for value in words.values {
         let text = conf::text(value).unwrap_or_default();
-        let network = Network::parse(text).map_err(|e| {
+        let (network, low_bits) = Network::parse(text).map_err(|e| {
             conf::refuse(
                 words.cf,
                 format_args!("invalid network \"{value}\" in \"allow_servers\": {e}"),
             )
         })?;
+        if low_bits {
+            // In the words of `allow` and `deny`.
+            let message =
+                format_args!("low address bits of {value} are meaningless: it is {network}");
+            log_conf(NGX_LOG_WARN, words.cf, message);
+        }
         zone.allow.push(network);
     }
     Ok(())

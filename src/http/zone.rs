@@ -40,6 +40,9 @@ pub(crate) struct ZoneConf {
     shm: Option<NonNull<ngx_shm_zone_t>>,
     /// This process's part in the zone: set when it begins to handle requests.
     pub(super) local: Cell<*const Local>,
+    /// When this process last wrote an error line about a request (monotonic, in milliseconds), and
+    /// how many it has kept to itself since.
+    complained: Cell<(u64, u64)>,
 }
 
 impl ZoneConf {
@@ -59,7 +62,17 @@ impl ZoneConf {
             seen: Vec::new(),
             shm: None,
             local: Cell::new(null()),
+            complained: Cell::new((0, 0)),
         }
+    }
+
+    /// Whether a request that failed for the operator's reasons is worth an error line: one in a
+    /// second is, in each process. Then, how many were not since the last one.
+    pub(super) fn complains(&self, now: u64) -> Option<u64> {
+        let (last, untold) = self.complained.get();
+        let worth = last == 0 || now.saturating_sub(last) >= 1000;
+        self.complained.set(if worth { (now, 0) } else { (last, untold + 1) });
+        worth.then_some(untold)
     }
 
     /// The name of the shared memory: apart from the names that other modules give to theirs.

@@ -21,11 +21,15 @@ fn add(r: *mut ngx_http_request_t, name: &'static str, value: &'static str) -> b
     // different between versions of nginx, is zero.
     unsafe {
         let at = ngx_list_push(&mut (*r).headers_out.headers).cast::<ngx_table_elt_t>();
-        let Some(at) = at.as_mut() else { return false };
-        *at = std::mem::zeroed();
-        at.hash = 1;
-        at.key = literal(name);
-        at.value = literal(value);
+        let Some(entry) = at.as_mut() else { return false };
+        *entry = std::mem::zeroed();
+        entry.hash = 1;
+        entry.key = literal(name);
+        entry.value = literal(value);
+        if name == "WWW-Authenticate" {
+            // auth_request passes it on from there.
+            (*r).headers_out.www_authenticate = at;
+        }
     }
     true
 }

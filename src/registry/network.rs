@@ -1,5 +1,6 @@
 //! Networks in CIDR notation.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// All addresses with the same first bits.
@@ -9,48 +10,51 @@ pub struct Network {
     bits: u8,
 }
 
-/// Not a network.
+/// Not a network: neither an address nor an address with a prefix length.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum NetworkError {
-    /// Neither an address nor an address with a prefix length.
-    #[error("write it as 10.0.0.0/8, 2001:db8::/32 or a single address")]
-    Syntax,
-    /// Bits are set behind the prefix.
-    #[error("its low address bits are not zero; did you mean {0}?")]
-    LowBits(String),
-}
+#[error("write it as 10.0.0.0/8, 2001:db8::/32 or a single address")]
+pub struct NetworkError;
 
 impl Network {
-    /// Reads "10.0.0.0/8", "2001:db8::/32" or a single address.
+    /// Reads "10.0.0.0/8", "2001:db8::/32" or a single address. Bits behind the prefix are dropped;
+    /// the second value tells that there were any. A network of IPv4 addresses mapped into IPv6 is
+    /// the network of these.
     ///
     /// # Errors
     ///
-    /// [`NetworkError`] says what is wrong.
-    pub fn parse(text: &str) -> Result<Self, NetworkError> {
+    /// [`NetworkError`].
+    pub fn parse(text: &str) -> Result<(Self, bool), NetworkError> {
         let (ip, bits) = match text.split_once('/') {
             Some((ip, bits)) => (ip, Some(bits)),
             None => (text, None),
         };
-        let base: IpAddr = ip.parse().map_err(|_| NetworkError::Syntax)?;
-        let width = if base.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
+        let written: IpAddr = ip.parse().map_err(|_| NetworkError)?;
+        let width = if written.is_ipv4() { 32 } else { 128 };
+        let bits: u8 = match bits {
             None => width,
             Some(bits) if !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) => {
-                bits.parse().ok().filter(|bits| *bits <= width).ok_or(NetworkError::Syntax)?
+                bits.parse().ok().filter(|bits| *bits <= width).ok_or(NetworkError)?
             }
-            Some(_) => return Err(NetworkError::Syntax),
+            Some(_) => return Err(NetworkError),
         };
-        let network = Self { base: masked(base, bits), bits };
-        if network.base != base {
-            return Err(NetworkError::LowBits(format!("{}/{bits}", network.base)));
-        }
-        Ok(network)
+        let base = masked(written, bits);
+        let network = match (base, base.to_canonical()) {
+            (IpAddr::V6(_), base @ IpAddr::V4(_)) => Self { base, bits: bits.saturating_sub(96) },
+            _ => Self { base, bits },
+        };
+        Ok((network, base != written))
     }
 
     /// Whether an address is in it. Addresses are compared in their canonical form.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         ip.is_ipv4() == self.base.is_ipv4() && masked(ip, self.bits) == self.base
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.bits)
     }
 }
 
@@ -72,7 +76,7 @@ mod tests {
     use super::*;
 
     fn has(network: &str, ip: &str) -> bool {
-        Network::parse(network).unwrap().contains(ip.parse().unwrap())
+        Network::parse(network).unwrap().0.contains(ip.parse().unwrap())
     }
 
     #[test]
@@ -91,12 +95,35 @@ mod tests {
     }
 
     #[test]
+    fn mapped_networks_are_those_of_ipv4() {
+        assert!(has("::ffff:10.0.0.0/104", "10.1.2.3"));
+        assert!(!has("::ffff:10.0.0.0/104", "11.0.0.1"));
+        assert!(has("::ffff:192.0.2.1", "192.0.2.1"));
+        assert!(has("::ffff:0:0/96", "203.0.113.7"));
+        assert!(!has("::/80", "10.0.0.1"));
+    }
+
+    #[test]
+    fn low_bits_mean_nothing() {
+        for (text, network, low) in [
+            ("10.0.0.1/8", "10.0.0.0/8", true),
+            ("10.0.0.0/8", "10.0.0.0/8", false),
+            ("192.0.2.1", "192.0.2.1/32", false),
+            ("2001:db8::1/32", "2001:db8::/32", true),
+            ("::ffff:10.1.0.0/104", "10.0.0.0/8", true),
+            ("::ffff:10.1.0.0/80", "::/80", true),
+        ] {
+            let (parsed, meaningless) = Network::parse(text).unwrap();
+            assert_eq!((parsed.to_string().as_str(), meaningless), (network, low), "{text}");
+        }
+    }
+
+    #[test]
     fn refused() {
         for bad in
             ["", "/8", "10.0.0.0/", "10.0.0.0/33", "::/129", "10.0.0/8", "a/8", "10.0.0.0/-1"]
         {
-            assert_eq!(Network::parse(bad), Err(NetworkError::Syntax), "{bad}");
+            assert_eq!(Network::parse(bad), Err(NetworkError), "{bad}");
         }
-        assert_eq!(Network::parse("10.0.0.1/8"), Err(NetworkError::LowBits("10.0.0.0/8".into())));
     }
 }

@@ -133,15 +133,23 @@ impl Registry<'_> {
         unknown
     }
 
-    /// Frees servers whose namespace never came into being.
+    /// Frees servers whose namespace never came into being, and ends the generations of all that is
+    /// free.
     fn drop_orphans(&mut self) {
         let t = &mut *self.g;
         for s in t.servers.iter_mut() {
             let homeless = t.spaces.get(s.space as usize).is_none_or(|space| space.live == 0);
-            if s.live != 0 && homeless {
+            if homeless {
                 s.live = 0;
+            }
+            // A removal may have been cut short before the generation moved on: who still has a
+            // request on what was here must not take it for the server that comes next.
+            if s.live == 0 {
                 s.generation = s.generation.wrapping_add(1);
             }
+        }
+        for space in t.spaces.iter_mut().filter(|space| space.live == 0) {
+            space.generation = space.generation.wrapping_add(1);
         }
         // The high-water marks are stored after the records that they cover.
         let used = |live: &mut dyn Iterator<Item = bool>| {

@@ -1,6 +1,8 @@
 //! Rules of a server's life, each as a sentence; crashes; and random histories against a model.
 
 mod crash;
+mod fuzz;
+mod history;
 mod life;
 mod model;
 mod requests;

@@ -78,8 +78,10 @@ impl Registry<'_> {
     }
 
     /// Leaves the zone: takes back the counts that are still there and frees the slot.
-    pub fn leave(&mut self, worker: Worker) {
+    pub fn leave(&mut self, mut worker: Worker) {
         self.resign(&worker);
+        // What a death has made others drop is not there to be taken back.
+        self.restate(&mut worker);
         let lost: Vec<_> = worker.outside.into_iter().collect();
         for ((server, generation), count) in lost {
             self.uncount_outside(worker.slot, server, generation, count);

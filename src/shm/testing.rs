@@ -61,3 +61,9 @@ fn wait(child: libc::pid_t) {
     unsafe { assert_eq!(libc::waitpid(child, &mut status, 0), child) };
     assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL);
 }
+
+/// How many random cases a property is tried with: `n`, or as many times as much as `FUZZ` says.
+pub(crate) fn cases(n: u32) -> u32 {
+    let times = std::env::var("FUZZ").ok().and_then(|times| times.parse().ok());
+    n.saturating_mul(times.unwrap_or(1))
+}

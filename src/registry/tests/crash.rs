@@ -116,6 +116,30 @@ fn a_server_half_added_is_not_there() {
 }
 
 #[test]
+fn a_request_on_a_server_half_removed_is_given_back_to_nobody_else() {
+    let mut b = Bench::new();
+    b.add(1);
+    let (on_the_first, _) = b.take().unwrap();
+    let first = b.found().unwrap();
+    dies_after(|| {
+        let mut registry = b.registry();
+        let g = &mut registry.g;
+        let slot = g.spaces[0].member_head;
+        g.servers[slot as usize].live = 0;
+        std::mem::forget(registry);
+    });
+    b.check();
+    b.add(2);
+    let (on_the_second, _) = b.take().unwrap();
+    assert_eq!(on_the_second.slot(), on_the_first.slot(), "its place is used again");
+    assert!(!b.registry().is_current(first), "that of the namespace too");
+    b.release(on_the_first, Verdict::Failed);
+    assert_eq!((b.view(2).connections, b.view(2).fails), (1, 0));
+    b.release(on_the_second, Verdict::Fine);
+    b.check();
+}
+
+#[test]
 fn a_panic_with_the_lock_is_repaired_too() {
     let mut b = Bench::new();
     b.add(1);
@@ -166,6 +190,32 @@ fn counts_outside_the_ledger_are_stated_again_after_a_death() {
         b.release(flight, Verdict::Fine);
     }
     assert!(b.views().iter().all(|v| v.connections == 0));
+    b.check();
+}
+
+#[test]
+fn who_leaves_after_a_death_takes_back_no_more_than_it_had() {
+    let mut b = Bench::sized(128 * 1024);
+    super::history::crowd(&mut b);
+    b.add_with(1, None, Some(0)).unwrap();
+    let mut leaves = b.registry().join(2);
+    std::mem::swap(&mut b.worker, &mut leaves);
+    b.take().unwrap();
+    std::mem::swap(&mut b.worker, &mut leaves);
+    let (mine, _) = b.take().unwrap();
+    dies_after(|| {
+        b.worker = b.registry().join(3);
+        b.take().unwrap();
+    });
+    assert_eq!(b.view(1).connections, 3);
+    b.registry().reap();
+    // The first to go on states what it has; the other leaves without having done so.
+    let (another, _) = b.take().unwrap();
+    b.registry().leave(leaves);
+    assert_eq!(b.view(1).connections, 2);
+    b.release(mine, Verdict::Fine);
+    b.release(another, Verdict::Fine);
+    assert_eq!(b.view(1).connections, 0);
     b.check();
 }
 
