@@ -151,6 +151,7 @@ impl World {
         for n in 900..904 {
             self.b.add(n);
         }
+        self.whole(what);
         for (who, flight) in std::mem::take(&mut self.mine) {
             std::mem::swap(&mut self.b.worker, &mut self.living[who]);
             self.b.release(flight, Verdict::Fine);
@@ -255,6 +256,8 @@ const GROWTH: &[Step] = &[
 /// Requests beside a full ledger, and the dead that had such requests.
 const OUTSIDE: &[Step] = &[
     |w| w.b.worker = w.b.registry().join(2),
+    |w| w.flights.push(w.b.take().unwrap().0),
+    |w| w.end_one(Verdict::Fine),
     |w| w.flights.extend((0..5).map(|_| w.b.take().unwrap().0)),
     |w| w.end_one(Verdict::Fine),
     |w| _ = w.b.registry().reap(),
