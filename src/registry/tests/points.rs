@@ -259,7 +259,7 @@ const OUTSIDE: &[Step] = &[
     |w| w.flights.push(w.b.take().unwrap().0),
     |w| _ = w.b.registry().reap(),
     |w| w.end_one(Verdict::Fine),
-    |w| w.flights.extend((0..5).map(|_| w.b.take().unwrap().0)),
+    |w| w.flights.extend((0..60).map(|_| w.b.take().unwrap().0)),
     |w| w.end_one(Verdict::Fine),
     |w| w.b.registry().leave(std::mem::replace(&mut w.b.worker, Worker::spectator())),
 ];
