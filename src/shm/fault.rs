@@ -130,7 +130,7 @@ mod armed {
     ];
 
     /// Most deaths that can be ordered at a time.
-    const ORDERS: usize = 8;
+    const ORDERS: usize = 32;
 
     /// The master, or the process that reads the configuration.
     pub const MASTER: u32 = 1;
