@@ -165,14 +165,12 @@ mod armed {
         point: AtomicU32,
         /// [`MASTER`], [`WORKER`], both added (anybody), or a process id above these.
         who: AtomicU32,
-        /// Passings until then.
+        /// Passings until then; 0: it has come.
         left: AtomicU32,
     }
 
     struct State {
         orders: [Order; ORDERS],
-        /// The order that is in force.
-        current: AtomicU32,
         /// Orders in all.
         len: AtomicU32,
         /// Passings of each point by masters and by workers.
@@ -185,7 +183,6 @@ mod armed {
 
     static OWN: State = State {
         orders: [NO_ORDER; ORDERS],
-        current: AtomicU32::new(0),
         len: AtomicU32::new(0),
         passed: [const { [const { AtomicU32::new(0) }; 2] }; POINTS.len()],
     };
@@ -231,19 +228,22 @@ mod armed {
     pub fn pass(point: usize) {
         let (state, role) = (state(), ROLE.load(SeqCst));
         state.passed[point][usize::from(role == WORKER)].fetch_add(1, SeqCst);
-        let current = state.current.load(SeqCst);
-        if current >= state.len.load(SeqCst) {
+        let len = state.len.load(SeqCst) as usize;
+        for order in &state.orders[..len.min(ORDERS)] {
+            let who = order.who.load(SeqCst);
+            let for_me =
+                if who > MASTER + WORKER { who == std::process::id() } else { who & role != 0 };
+            if !for_me || order.left.load(SeqCst) == 0 {
+                continue;
+            }
+            // The first that is open for this process; what stands after it waits.
+            if order.point.load(SeqCst) == point as u32 {
+                let passing = |left: u32| left.checked_sub(1);
+                if order.left.fetch_update(SeqCst, SeqCst, passing) == Ok(1) {
+                    die();
+                }
+            }
             return;
-        }
-        let Some(order) = state.orders.get(current as usize) else { return };
-        let who = order.who.load(SeqCst);
-        let meant = if who > MASTER + WORKER { who == std::process::id() } else { who & role != 0 };
-        if order.point.load(SeqCst) != point as u32 || !meant {
-            return;
-        }
-        if order.left.fetch_sub(1, SeqCst) == 1 {
-            state.current.store(current + 1, SeqCst);
-            die();
         }
     }
 
@@ -255,9 +255,10 @@ mod armed {
         }
     }
 
-    /// Orders deaths, one after the other: `POINT[:NTH[:WHO]]` with commas between. NTH (1) is the
-    /// passing that is the last; WHO is `worker`, `master`, `any` (the default) or a process id.
-    /// Nothing between the commas: no death. What had been ordered before is forgotten.
+    /// Orders deaths: `POINT[:NTH[:WHO]]` with commas between. NTH (1) is the passing that is the
+    /// last; WHO is `worker`, `master`, `any` (the default) or a process id. A process minds the first
+    /// that is open for such as it, so deaths of workers come one after the other, and one of the
+    /// master beside them. An empty text orders none. What was ordered before is forgotten.
     ///
     /// # Errors
     ///
@@ -287,7 +288,6 @@ mod armed {
         }
         let state = state();
         state.len.store(0, SeqCst);
-        state.current.store(0, SeqCst);
         for (cell, (point, who, left)) in state.orders.iter().zip(&orders) {
             cell.point.store(*point, SeqCst);
             cell.who.store(*who, SeqCst);
@@ -300,7 +300,9 @@ mod armed {
     /// How many of the deaths that were ordered are still to come.
     pub fn waiting() -> u32 {
         let state = state();
-        state.len.load(SeqCst).saturating_sub(state.current.load(SeqCst))
+        let len = state.len.load(SeqCst) as usize;
+        let open = |order: &&Order| order.left.load(SeqCst) > 0;
+        state.orders[..len.min(ORDERS)].iter().filter(open).count() as u32
     }
 
     /// How often masters and workers have passed each point, in the order of [`POINTS`].
