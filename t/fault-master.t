@@ -16,7 +16,7 @@ sub configure {
     my ($size, $names, $statics) = @_;
     my $locations = join '', map { "location /$_/ { registry_api main namespace=$_; }" } @$names;
     return (
-        http => "registry main $size { heartbeat_ttl 1h; cleanup_interval 100ms; }
+        http => "registry main $size { heartbeat_ttl 1h; cleanup_interval 1h; }
             upstream backend { registry main; $statics }
             proxy_buffering off;",
         server => "location /upstream/ { registry_api main namespace=backend; } $locations
@@ -71,10 +71,13 @@ sub master_dies_at {
         else {
             is_deeply($now->{'127.0.0.9:8'}, $before->{'127.0.0.9:8'}, 'a server that the configuration does not know is as it was');
             ok(exists $now->{ $_->address }, 'one that it knows is there') for @backends;
+            my $forgotten = $point =~ /^configure\.(?:forgotten|done)$/;
+            is($node->get('/shop/status')->{status}, $forgotten ? 404 : 200,
+                $forgotten ? 'a namespace that the configuration no longer names is gone' : 'a namespace is there until all else is done');
         }
         my $status = api($node, 'add', { host => '127.0.0.9', port => 10, weight => 0 })->{status};
         is($status, $retired ? 503 : 200, $retired ? 'a zone that was replaced takes no changes' : 'the API takes changes');
-        is(scalar(grep { eval { length $_->read_all >= 9000 } } map { @$_ } values %$held), $count, 'requests under way end well');
+        is(scalar(grep { $node->ends_well($_) } map { @$_ } values %$held), $count, 'requests under way end well');
         ok(wait_until(sub { $node->checked->{connections} == 0 }), 'and are counted off');
 
         kill 'QUIT', @workers;
@@ -96,15 +99,33 @@ for my $point (@points) {
 master_dies_at('lock.release', 'larger');
 master_dies_at('journal.half', 'same');
 
+# A connection to the first worker, when no worker has anything more to do with others.
+sub client_of_first {
+    my $client = $node->client_of($node->workers);
+    wait_until(sub { $node->checked->{connections} == 0 });
+    return $client;
+}
+
+# A worker dies while the master stands still. Let go on, the master puts one in its place, which is
+# to die as well, and reloads: it finds the lock as the dead have left it.
+sub reload_after_death {
+    my ($client) = @_;
+    my ($victim) = $node->workers;
+    kill 'STOP', $node->pid;
+    $client->send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_until(sub { !alive($victim) }) or die "worker $victim lives\n";
+    $node->signal('HUP');
+    kill 'CONT', $node->pid;
+    return;
+}
+
 subtest 'a reload while one worker after the other dies with the lock' => sub {
     for my $after (qw(same larger)) {
         fresh();
-        # All that come in place of the first die as well, so it is the master that finds the lock.
-        $node->arm(join ',', ('lock.taken:1:worker') x 24);
-        my $from = $node->log_size;
-        $node->get('/');
+        my $client = client_of_first();
+        $node->arm(join ',', ('lock.taken:1:worker') x 8);
         $node->set_conf(configure(@{ $AFTER{$after} }));
-        $node->signal('HUP');
+        reload_after_death($client);
         ok($node->died, "in the end workers come that live, $after zone");
         cmp_ok($node->points->{'repair.begun'}[0], '>', 0, 'the master has repaired the zone');
         ok(wait_until(sub { $node->get('/office/status')->{status} == ($after eq 'same' ? 200 : 404) }), 'and the configuration is the new one')
@@ -123,21 +144,18 @@ subtest 'a reload while one worker after the other dies with the lock' => sub {
 subtest 'the master dies in the repair of what a worker left' => sub {
     fresh();
     my ($master, @workers) = ($node->pid, $node->workers);
-    my $client = $node->client_of($workers[0]);
-    $node->arm(join ',', ('lock.taken:1:worker') x 24, 'repair.server:1:master');
-    $client->send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-    $node->signal('HUP');
+    my $client = client_of_first();
+    $node->arm('lock.taken:1:worker,lock.taken:1:worker,repair.server:1:master');
+    reload_after_death($client);
     ok(wait_until(sub { !alive($master) }), 'it does');
-    my $deaths = 24 - $node->waiting;
-    $node->arm('');
+    ok(wait_until(sub { $node->waiting == 0 }), 'and so do the worker and who came in its place');
     is($node->get('/')->{status}, 200, 'the worker that is left answers');
     $node->is_whole(0, 'it has repaired the zone');
     ok(exists servers($node)->{ $_->address }, 'no server is lost') for @backends;
     ok($node->kill_all && $node->start, 'nginx starts again');
     $node->is_idle('with a whole zone');
-    # Of the last the master may not have known any more.
-    $node->{killed} = $node->grep_log(qr/exited on signal 9/);
-    ok($node->{killed} == $deaths || $node->{killed} == $deaths - 1, 'no other worker has died') or diag("$node->{killed} of $deaths");
+    # The second it did not live to see.
+    $node->{killed} = 1;
     $node->log_is_clean;
 };
 

@@ -28,7 +28,6 @@ sub fresh {
 }
 sub add { api($node, 'add', { host => $_->host, port => $_->port, max_conns => 0 }) for @backends; return }
 sub count { my ($held, @pids) = @_; my $n = 0; $n += @{ $held->{$_} || [] } for @pids; return $n }
-sub ends_well { my ($client) = @_; return eval { length $client->read_all >= 9000 } }
 # A connection that an old worker goes on reading from.
 sub begun {
     my ($pid) = @_;
@@ -80,7 +79,7 @@ for my $case ([ 'a larger', '512k', '1m' ], [ 'a smaller', '1m', '256k' ]) {
         my $here = $node->held(3, 1, 60);
         $node->kill_worker($victim, 'KILL', respawn => 0);
         $node->is_whole(count($here, keys %$here), 'but those of its own, whoever dies');
-        is(scalar(grep { ends_well($_) } @{ $ending->{$other} }), count($ending, $other), 'the requests of an old worker that lives end well');
+        is(scalar(grep { $node->ends_well($_) } @{ $ending->{$other} }), count($ending, $other), 'the requests of an old worker that lives end well');
         my $data = rest($ask);
         is_deeply($data->{problems}, [], 'the old zone is whole');
         is($data->{retired} ? 'true' : 'false', 'true', 'and knows that it was replaced');
@@ -102,7 +101,7 @@ subtest 'a zone that is gone from the configuration, with its upstream' => sub {
     ok($node->reload(wait => 'new'), 'a reload without it');
     is($node->get('/')->{status}, 204, 'new workers know nothing of it');
     $node->kill_worker($victim, 'KILL', respawn => 0);
-    is(scalar(grep { ends_well($_) } @{ $ending->{$other} }), count($ending, $other), 'the requests of an old worker that lives end well');
+    is(scalar(grep { $node->ends_well($_) } @{ $ending->{$other} }), count($ending, $other), 'the requests of an old worker that lives end well');
     $_->close for map { @$_ } values %$killed;
     is_deeply(rest($ask)->{problems}, [], 'its zone is whole');
     ok(wait_until(sub { !$node->old_workers }), 'the old workers go');

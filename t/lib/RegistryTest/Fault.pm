@@ -77,7 +77,8 @@ sub waiting { my ($self, $location) = @_; return $self->_ask('fault', $location)
 # Waits until all have come, and counts them.
 sub died {
     my ($self, $location) = @_;
-    wait_until(sub { $self->waiting($location) == 0 }) or return;
+    # Who is asked may be the next to die.
+    wait_until(sub { !(eval { $self->waiting($location) } // 1) }) or return;
     $self->{killed} += $self->{ordered};
     $self->{ordered} = 0;
     return wait_until(sub { $self->workers == $self->_worker_count });
@@ -154,10 +155,17 @@ sub held {
         $client->send("GET /?size=10000&drip=" . ($seconds || 120) . " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         my $head = $client->read_some;
         my ($worker) = $head =~ /^X-Worker: (\d+)/m or die "no worker in: $head";
+        $self->{read}{$client} = length $head;
         push @{ $by{$worker} }, $client;
         last if $i >= $count && keys %by >= ($workers || 1);
     }
     return \%by;
+}
+
+# Reads the rest of such an answer: whether it came whole.
+sub ends_well {
+    my ($self, $client) = @_;
+    return eval { $self->{read}{$client} + length $client->read_all } > 10_000;
 }
 
 1;
