@@ -7,6 +7,8 @@
 
 mod answer;
 mod endpoint;
+#[cfg(fault)]
+mod fault;
 mod list;
 mod params;
 mod reply;

@@ -5,6 +5,7 @@ mod fuzz;
 mod history;
 mod life;
 mod model;
+mod points;
 mod requests;
 
 use std::net::Ipv4Addr;
