@@ -20,7 +20,7 @@ use Bench::Cpu qw(is_apart);
 use Bench::Single;
 use Exporter 'import';
 
-our @EXPORT_OK = qw(rows row_names system_of system_name is_close);
+our @EXPORT_OK = qw(rows row_names system_of system_name is_close has_bar);
 
 # The settings of stock keepalive that are tried, by the number of servers.
 my %KEEPALIVE = (3 => [64], 100 => [ 64, 1000 ], 1_000 => [ 64, 1000 ], 10_000 => [ 64, 1000, 10_000 ]);
@@ -173,6 +173,14 @@ sub system_of {
 sub system_name {
     my ($measure) = @_;
     return join '/', (split m{/}, $measure)[ 0 .. 3 ];
+}
+
+# The measures that some row's bar applies to, or that show what the harness adds to those.
+sub has_bar {
+    my (@rows) = @_;
+    my %has = map { $_ => 1 } map { @{ $_->{ours} }, @{ $_->{theirs} } }
+        grep { $_->{theirs} && (defined $_->{most} || defined $_->{least} || $_->{name} eq 'control') } @rows;
+    return keys %has;
 }
 
 # Whether the bars for it are so near 1 that it is measured there and back in each round,
