@@ -87,6 +87,9 @@ sub rows {
         $race->('stock', 'CPU, stock, ' . _thousands($n) . ' servers, ' . _workers($w),
             ours => _pool('module', $n, $w), theirs => _settings('stock', $n, $w),
             figure => 'cpu', most => $CPU_BAR{$n}{$w});
+        # A pool as large as most configurations have, too small for so many servers.
+        $race->('stock', 'CPU, stock with "keepalive 64", ' . _thousands($n) . ' servers, ' . _workers($w),
+            ours => _pool('module', $n, $w), theirs => ["stock/$n/$w/64"], figure => 'cpu') if $n == 100;
     }
     if ($has_servers{10_000}) {
         for my $w (@$workers) {
