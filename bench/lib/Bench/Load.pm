@@ -35,7 +35,14 @@ sub start_wrk {
     my $out = scratch();
     my @command = (pinned($processors), 'wrk', '-t1', "-c$CONNECTIONS", '-d1h', '-s', $SCRIPT, $url);
     push @command, '--', @arguments if @arguments;
-    return { pid => spawn(\@command, stdout => $out, stderr => $out), out => $out, began => time };
+    my $pid = spawn(\@command, stdout => $out, stderr => $out);
+    # Its clock starts when it catches SIGINT: before, it ignores that.
+    wait_until(sub {
+        return 1 if !alive($pid);
+        return slurp("/proc/$pid/comm") eq "wrk\n"
+            && slurp("/proc/$pid/status") =~ /^SigCgt:\s*[0-9a-f]*([0-9a-f])$/m && hex($1) & 2;
+    }, 10, 0.005);
+    return { pid => $pid, out => $out, began => time };
 }
 
 # Stops it so many seconds after it began (it takes up to 0.1 more) and returns
@@ -44,12 +51,11 @@ sub finish_wrk {
     my ($wrk, $seconds) = @_;
     my $left = $wrk->{began} + $seconds - time;
     sleep $left if $left > 0;
-    kill 'INT', $wrk->{pid};
-    wait_until(sub { !alive($wrk->{pid}) }, 20, 0.005) or stop_process($wrk->{pid}, KILL => 1);
-    RegistryTest::Process::forget($wrk->{pid});
+    stop_process($wrk->{pid}, INT => 20);
     my $text = slurp($wrk->{out});
     unlink $wrk->{out};
-    my ($line) = $text =~ /^result (.*)/m or die "wrk failed: $text\n";
+    my ($line) = $text =~ /^result (.*)/m or die 'wrk failed (status ' . (defined exit_status($wrk->{pid}) ? exit_status($wrk->{pid}) : 'unknown')
+        . "): $text\n";
     my %result = $line =~ /(\w+)=(-?\d+)/g;
     $result{errors} = $result{status} + $result{connect} + $result{read} + $result{write} + $result{timeout};
     $result{rps} = $result{requests} / ($result{us} / 1e6);

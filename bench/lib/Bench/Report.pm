@@ -85,6 +85,7 @@ sub _race {
     } $bound, $found->{ratio};
     $row->{bound}   = $bound;
     $row->{verdict} = !defined $row->{most} && !defined $row->{least} ? '' : $kept ? 'pass' : $near ? 'open' : 'miss';
+    $row->{verdict} = 'noisy' if $found->{spoilt} && $row->{verdict};
     # Answers that failed cost nothing.
     $row->{verdict} = 'errors' if $errors;
     $row->{columns} = [ map({ _figure($row->{figure}, $_->[1]) } $ours, $theirs),
