@@ -5,18 +5,23 @@ package Bench::Load;
 use strict;
 use warnings;
 
+use Bench::Cpu qw(cpu_seconds pinned others);
 use Exporter 'import';
-use POSIX ();
 use RegistryTest::Client ();
 use RegistryTest::Process qw(spawn fork_child slurp spew temp_dir wait_until alive exit_status stop_process);
 use Time::HiRes qw(time sleep);
 
-our @EXPORT_OK = qw(cpu_seconds start_wrk finish_wrk load in_order side_load side_result);
+our @EXPORT_OK = qw(start_wrk finish_wrk load in_order side_load side_result);
 
 # Client connections of the load.
 our $CONNECTIONS = 64;
 
-my $TICK = 1 / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+# What other programs may take of one processor's time before a result counts as disturbed.
+our $OTHERS = 0.1;
+
+# Load before each measurement, in seconds, that is not counted.
+my $BEFORE = 0.2;
+
 my ($SCRIPT) = __FILE__ =~ m{^(.*)/lib/Bench/Load\.pm$};
 $SCRIPT .= '/wrk.lua';
 
@@ -24,55 +29,74 @@ my ($dir, $files);
 
 sub scratch { $dir ||= temp_dir(); return "$dir/" . ++$files }
 
-# User and system time of all these processes so far, in seconds: utime and stime, the
-# 14th and 15th field of /proc/PID/stat. Counted from behind the name, which may hold
-# anything.
-sub cpu_seconds {
-    my ($user, $system) = (0, 0);
-    for my $pid (@_) {
-        my ($rest) = slurp("/proc/$pid/stat") =~ /.*\) (.*)/s or die "process $pid has gone\n";
-        my @fields = split ' ', $rest;
-        $user   += $fields[11] * $TICK;
-        $system += $fields[12] * $TICK;
-    }
-    return ($user, $system);
-}
-
-# A wrk in the background; its answer is what finish_wrk returns.
+# A wrk in the background, on these processors; its answer is what finish_wrk returns.
 sub start_wrk {
-    my ($url, $seconds, @arguments) = @_;
+    my ($url, $processors, @arguments) = @_;
     my $out = scratch();
-    my @command = ('wrk', '-t1', "-c$CONNECTIONS", "-d${seconds}s", '-s', $SCRIPT, $url);
+    my @command = (pinned($processors), 'wrk', '-t1', "-c$CONNECTIONS", '-d1h', '-s', $SCRIPT, $url);
     push @command, '--', @arguments if @arguments;
-    return { pid => spawn(\@command, stdout => $out, stderr => $out), out => $out, seconds => $seconds };
+    my $pid = spawn(\@command, stdout => $out, stderr => $out);
+    # Its clock starts when it catches SIGINT: before, it ignores that.
+    wait_until(sub {
+        return 1 if !alive($pid);
+        return slurp("/proc/$pid/comm") eq "wrk\n"
+            && slurp("/proc/$pid/status") =~ /^SigCgt:\s*[0-9a-f]*([0-9a-f])$/m && hex($1) & 2;
+    }, 10, 0.005);
+    return { pid => $pid, out => $out, began => time };
 }
 
-# { requests, us, rps, errors, ... } once it is through.
+# Stops it so many seconds after it began (it takes up to 0.1 more) and returns
+# { requests, us, rps, errors, ... }. By a signal, as it knows whole seconds only.
 sub finish_wrk {
-    my ($wrk) = @_;
-    sleep 0.9 * $wrk->{seconds};
-    wait_until(sub { !alive($wrk->{pid}) }, $wrk->{seconds} + 20)
-        or stop_process($wrk->{pid}, KILL => 1);
+    my ($wrk, $seconds) = @_;
+    my $left = $wrk->{began} + $seconds - time;
+    sleep $left if $left > 0;
+    stop_process($wrk->{pid}, INT => 20);
     my $text = slurp($wrk->{out});
-    my ($line) = $text =~ /^result (.*)/m or die "wrk failed: $text\n";
+    unlink $wrk->{out};
+    my ($line) = $text =~ /^result (.*)/m or die 'wrk failed (status ' . (defined exit_status($wrk->{pid}) ? exit_status($wrk->{pid}) : 'unknown')
+        . "): $text\n";
     my %result = $line =~ /(\w+)=(-?\d+)/g;
     $result{errors} = $result{status} + $result{connect} + $result{read} + $result{write} + $result{timeout};
     $result{rps} = $result{requests} / ($result{us} / 1e6);
-    unlink $wrk->{out};
     return \%result;
 }
 
+# Connections that this machine has opened so far.
+sub _opened {
+    my (undef, $values) = slurp('/proc/net/snmp') =~ /^Tcp: (.*)\nTcp: (.*)/m;
+    return (split ' ', $values || '')[4] || 0;
+}
+
 # Full load on a URL for so many seconds, and the CPU time in microseconds that the
-# processes spent on each request.
+# workers spent on each request.
+#   workers     their processes
+#   others      the other processes that belong to the measurement
+#   processors  where wrk may run
 sub load {
-    my ($url, $seconds, @pids) = @_;
-    my ($user, $system) = cpu_seconds(@pids);
-    my $result = finish_wrk(start_wrk($url, $seconds));
-    my ($user_after, $system_after) = cpu_seconds(@pids);
+    my ($url, $seconds, %opt) = @_;
+    my @ours = (@{ $opt{workers} }, @{ $opt{others} || [] });
+    finish_wrk(start_wrk($url, $opt{processors}), $BEFORE);
+
+    others(@ours);
+    my $opened = _opened();
+    my @before = cpu_seconds(@{ $opt{workers} });
+    my $began  = time;
+    my $result = finish_wrk(start_wrk($url, $opt{processors}), $seconds);
+    my @after  = cpu_seconds(@{ $opt{workers} });
     my $requests = $result->{requests} or die "no request to $url was answered\n";
-    $result->{user}   = ($user_after - $user) / $requests * 1e6;
-    $result->{system} = ($system_after - $system) / $requests * 1e6;
-    $result->{cpu}    = $result->{user} + $result->{system};
+
+    my ($cpu, $user, $system) = map { ($after[$_] - $before[$_]) / $requests * 1e6 } 0 .. 2;
+    my $ticks = $user + $system || 1;
+    $result->{cpu}    = $cpu;
+    $result->{user}   = $cpu * $user / $ticks;
+    $result->{system} = $cpu * $system / $ticks;
+    $result->{use}    = ($after[0] - $before[0]) / (time - $began) / @{ $opt{workers} };
+    # wrk opens its own.
+    my $new = _opened() - $opened - $CONNECTIONS;
+    $result->{opened} = $new > 0 ? $new / $requests : 0;
+    $result->{taken}  = others(@ours);
+    $result->{disturbed} = $result->{taken} > $OTHERS ? 1 : 0;
     return $result;
 }
 
@@ -106,7 +130,7 @@ sub in_order {
 # ten connections. side_result tells how many were sent a second and how many of them
 # were not answered 200.
 sub side_load {
-    my ($address, $paths, $rate, $seconds) = @_;
+    my ($address, $paths, $rate, $seconds, $processors) = @_;
     my $out   = scratch();
     my $lanes = 10;
     my $pid   = fork_child(sub {
@@ -124,6 +148,7 @@ sub side_load {
         }
         spew($out, $sent / (time - $start) . " $bad");
     });
+    Bench::Cpu::pin($processors, $pid) if defined $processors;
     return { pid => $pid, out => $out, seconds => $seconds };
 }
 

@@ -2,11 +2,12 @@ package Bench::System;
 
 # The systems that are measured, each one process tree in a directory of its own:
 # stock nginx, nginx with the module, HAProxy, and nginx with a balancer in Lua; and
-# the backend that all their servers are addresses of.
+# the backends that all their servers are addresses of.
 
 use strict;
 use warnings;
 
+use Bench::Cpu qw(processors pin);
 use Bench::Load qw(in_order);
 use RegistryTest::Client ();
 use RegistryTest::Process qw(
@@ -18,6 +19,12 @@ my $LUA_MODULES = '/usr/lib/nginx/modules';
 
 # What nginx is run, and with which module.
 our ($NGINX, $MODULE);
+
+# What a system has that is not told otherwise.
+my %DEFAULT = (
+    workers => 1, keepalive => 1000, log => 'error', register => 1, size => '32m', env => {},
+    registry => 'heartbeat_ttl 1h;',
+);
 
 # Server number I of many: an address of 127.0.0.0/8 from 127.0.1.1 on, so that each
 # has ports of its own for connections.
@@ -66,28 +73,34 @@ sub _try {
 # Whether stock nginx can keep so many servers in a zone of that size.
 sub stock_fits {
     my ($servers, $size) = @_;
-    my $self = bless { servers => $servers, size => $size, backend => 80, port => 80, workers => 1, keepalive => 64 };
+    my $self = bless { %DEFAULT, servers => $servers, size => $size, backend => 80, port => 80 };
     return !_try($self->_stock_conf);
 }
 
-# The one backend of all servers: all addresses of this machine, every request is
-# answered at once from memory, and no connection is closed that may be kept.
+# A backend of all servers: all addresses of this machine, every request is answered at
+# once from memory, and no connection is closed that may be kept. For so many connections.
+my $BACKEND_HOLDS = 15_000;
+
 sub backend {
-    my ($class) = @_;
-    my $self = bless { name => 'backend', port => free_port(), dir => temp_dir() }, $class;
-    my $connections = descriptors() - 200;
-    $connections = 60_000 if $connections > 60_000;
-    return $self->_start_nginx(_conf(1, $connections, '', <<"END"));
+    my ($class, $needed) = @_;
+    my $most    = descriptors() - 200;
+    my $holds   = $most < $BACKEND_HOLDS ? $most : $BACKEND_HOLDS;
+    my $workers = 1 + int(($needed || 0) / $holds);
+    $most = 60_000 if $most > 60_000;
+    my $self = bless { name => 'backend', port => free_port(), dir => temp_dir(), workers => $workers }, $class;
+    my $reuseport = $workers > 1 ? ' reuseport' : '';
+    return $self->_start_nginx(_conf($workers, $most, '', <<"END"));
     server {
-        listen *:$self->{port} backlog=4096;
+        listen *:$self->{port}$reuseport backlog=4096;
         keepalive_timeout 1h;
-        location / { return 200 "ok\\n"; }
+        location / { return 200 "ok\n"; }
     }
 END
 }
 
 # One system, ready to take requests:
-#   system     stock, module, haproxy or lua
+#   system     stock or control (the same once more); module, warm (with least_conn warm) or kept
+#              (with stock keepalive); haproxy or lua
 #   servers    how many
 #   workers    worker processes (threads of HAProxy)
 #   keepalive  upstream connections that a worker keeps
@@ -99,23 +112,53 @@ END
 #   register   0: nobody is registered yet
 sub new {
     my ($class, %opt) = @_;
-    my $self = bless {
-        workers => 1, keepalive => 64, log => 'error', register => 1, size => '32m', env => {},
-        registry => 'heartbeat_ttl 1h;', %opt, port => free_port(), dir => temp_dir(),
-    }, $class;
+    my $self = bless { %DEFAULT, %opt, port => free_port(), dir => temp_dir() }, $class;
     $self->{name} = "$self->{system}, $self->{servers} servers";
-    if    ($self->{system} eq 'haproxy') { $self->_start_haproxy }
-    elsif ($self->{system} eq 'lua')     { $self->_start_nginx(_lua_conf($self)) }
-    elsif ($self->{system} eq 'stock')   { $self->_start_nginx($self->_stock_conf) }
-    else                                 { $self->_start_nginx($self->_module_conf) }
+    if    ($self->{system} eq 'haproxy')             { $self->_start_haproxy }
+    elsif ($self->{system} eq 'lua')                 { $self->_start_nginx(_lua_conf($self)) }
+    elsif ($self->{system} =~ /^(?:stock|control)$/) { $self->_start_nginx($self->_stock_conf) }
+    else                                             { $self->_start_nginx($self->_module_conf) }
 
-    $self->register if $self->{register} && $self->{system} =~ /^(?:module|lua)$/;
+    $self->register if $self->{register} && $self->{system} !~ /^(?:stock|control|haproxy)$/;
     if ($self->{servers}) {
         my $answer = RegistryTest::Client::http('GET', $self->url('/'));
         die "$self->{name} answered $answer->{status}: " . slurp("$self->{dir}/error.log") . "\n"
             if $self->{register} && $answer->{status} != 200;
     }
     return $self;
+}
+
+# Gives each worker, or thread, a processor of its own.
+sub pin_workers {
+    my ($self) = @_;
+    my @tasks = $self->workers;
+    if ($self->{system} eq 'haproxy') {
+        opendir my $dir, "/proc/$self->{pid}/task" or die "HAProxy has gone\n";
+        @tasks = sort { $a <=> $b } grep { /^\d+$/ } readdir $dir;
+    }
+    my @processors = processors();
+    pin($processors[ $_ % @processors ], $tasks[$_]) for 0 .. $#tasks;
+    return;
+}
+
+# Moves all workers to these processors, as taskset takes them.
+sub move {
+    my ($self, $processors) = @_;
+    return if ($self->{on} || '') eq $processors;
+    pin($processors, $self->workers);
+    $self->{on} = $processors;
+    return;
+}
+
+# How many descriptors its workers have open: those of connections come and go.
+sub descriptors_open {
+    my ($self) = @_;
+    my $open = 0;
+    for my $pid ($self->workers) {
+        opendir my $dir, "/proc/$pid/fd" or next;
+        $open += () = readdir $dir;
+    }
+    return $open;
 }
 
 sub address { return "127.0.0.1:$_[0]{port}" }
@@ -186,29 +229,45 @@ END
     };
 }
 
-# The same for all kinds of nginx but for what chooses a server, and that is $balance.
+# The settings of a connection that is kept are the same for all who can be told: it is
+# never too old.
+my $STOCK_KEEPALIVE = <<'END';
+        keepalive %d;
+        keepalive_timeout 1h;
+        keepalive_requests 1000000000;
+        keepalive_time 24h;
+END
+
+my $KEPT_PROXY = <<'END';
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+END
+
+# The same for all kinds of nginx but for what chooses a server and keeps connections, and
+# that is $balance.
 sub _proxy_conf {
-    my ($self, $modules, $balance, $more_http, $more_server) = @_;
+    my ($self, $modules, $balance, %more) = @_;
     # One listening socket for each worker: connections spread over them evenly.
     my $reuseport = $self->{workers} > 1 ? ' reuseport' : '';
-    return _conf($self->{workers}, 8192, $modules, <<"END", $self->{log});
-$more_http
+    my $proxy = defined $more{proxy} ? $more{proxy} : $KEPT_PROXY;
+    # Connections of clients, connections that are kept, and some that are being opened.
+    my $connections = 8192 + $self->{keepalive};
+    $_ = defined $_ ? $_ : '' for @more{qw(http server)};
+    return _conf($self->{workers}, $connections, $modules, <<"END", $self->{log});
+$more{http}
     upstream backend {
 $balance
-        keepalive $self->{keepalive};
-        keepalive_timeout 1h;
     }
     server {
         listen 127.0.0.1:$self->{port}$reuseport backlog=4096;
         location / {
             proxy_pass http://backend;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
+$proxy
         }
         location = /ok {
-            return 200 "ok\\n";
+            return 200 "ok\n";
         }
-$more_server
+$more{server}
     }
 END
 }
@@ -216,32 +275,64 @@ END
 sub _stock_conf {
     my ($self) = @_;
     my $servers = join '', map { "        server " . server_host($_) . ":$self->{backend};\n" } 0 .. $self->{servers} - 1;
-    return $self->_proxy_conf('', "        zone backend $self->{size};\n        least_conn;\n$servers", '', '');
+    return $self->_proxy_conf('', "        zone backend $self->{size};\n        least_conn;\n$servers"
+            . sprintf $STOCK_KEEPALIVE, $self->{keepalive});
 }
 
 sub _module_conf {
     my ($self) = @_;
+    my $balance = '        registry main;';
+    $balance .= "\n        registry_balance least_conn warm;" if $self->{system} eq 'warm';
+    $balance .= "\n" . ($self->{system} eq 'kept'
+        ? sprintf $STOCK_KEEPALIVE, $self->{keepalive}
+        : "        registry_keepalive $self->{keepalive} timeout=1h requests=1000000000 time=24h;");
     return $self->_proxy_conf(
-        "load_module $MODULE;\n", '        registry main;',
-        "    registry main $self->{size} { $self->{registry} }", '        location /upstream/ { registry_api main; }',
+        "load_module $MODULE;\n", $balance,
+        http   => "    registry main $self->{size} { $self->{registry} }",
+        server => '        location /upstream/ { registry_api main; }',
     );
 }
 
+# As it is written: with the headers that it sets and without kept connections. Those are added
+# where keepalive is not 0.
 sub _lua_conf {
     my ($self) = @_;
-    $self = bless { workers => 1, keepalive => 64, port => free_port(), log => 'error' } unless $self;
+    $self = bless { %DEFAULT, port => free_port(), keepalive => 0 } unless $self;
     my $balance = <<'END';
         server 0.0.0.1;
-        balancer_by_lua_block { require("upstream").least_conn_balancer() }
+        balancer_by_lua_block {
+            local upstream = require "upstream"
+            upstream.least_conn_balancer()
+        }
 END
+    my $proxy = <<'END';
+            proxy_set_header Host $host;
+            proxy_set_header X-Real-IP $remote_addr;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_connect_timeout   60s;
+            proxy_read_timeout      90s;
+            proxy_send_timeout      60s;
+END
+    if ($self->{keepalive}) {
+        $balance .= sprintf $STOCK_KEEPALIVE, $self->{keepalive};
+        $proxy   .= $KEPT_PROXY;
+    }
     return $self->_proxy_conf(
         "load_module $LUA_MODULES/ndk_http_module.so;\nload_module $LUA_MODULES/ngx_http_lua_module.so;\n",
-        $balance, <<"END", <<'END');
+        $balance, proxy => $proxy, http => <<"END", server => <<'END');
     lua_package_path "$HERE/shared_dict/?.lua;;";
     lua_shared_dict upstream_servers 10m;
+    init_worker_by_lua_block {
+        local upstream = require "upstream"
+        upstream.init_cleanup_timer()
+    }
 END
-        location = /upstream/add { content_by_lua_block { require("upstream").add_server() } }
-        log_by_lua_block { require("upstream").decrease_conn_count(ngx.ctx.selected_server) }
+        location /upstream/add {
+            content_by_lua_block {
+                local upstream = require "upstream"
+                upstream.add_server()
+            }
+        }
 END
 }
 
