@@ -235,10 +235,13 @@ pub(super) unsafe extern "C" fn cmd_set_balance(
             let words: Vec<_> = conf::words(cf)[1..].iter().map(ToString::to_string).collect();
             let method = words.join(" ");
             let Some(policy) = balance::by_name(&method) else {
-                let names = balance::POLICIES.map(Policy::name).join(" or ");
+                let [names @ .., last] = balance::POLICIES.map(Policy::name);
+                let names = names.join(", ");
                 return conf::refuse(
                     cf,
-                    format_args!("invalid balancing method \"{method}\": it may be {names}"),
+                    format_args!(
+                        "invalid balancing method \"{method}\": it may be {names} or {last}"
+                    ),
                 );
             };
             upstream.policy = policy;
