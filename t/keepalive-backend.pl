@@ -8,6 +8,7 @@
 #                   %C stands for N.M
 #     late=0.1      bytes that nobody asked for, so many seconds after the answer
 #     leave=0.1     close the connection so many seconds after the answer
+#     early=1       an answer before the body of the request is here
 
 package NumberedBackend;
 
@@ -47,6 +48,20 @@ sub _answer {
     }
     $how->{header} = "X-Connection: $number" unless $how->{header};
     return $self->SUPER::_answer($connection, $request, $how);
+}
+
+sub _next {
+    my ($self, $connection) = @_;
+    my $parser = $connection->{parser};
+    if (!$connection->{active} && !$connection->{closed} && !$connection->{early} && !$parser->done && $parser->isa('RegistryTest::Http')) {
+        my $request = $parser->partial;
+        if ($request && $request->{uri} =~ /\bearly=1/) {
+            $connection->{early} = 1;
+            $connection->{out} .= "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            return $self->_flush($connection);
+        }
+    }
+    return $self->SUPER::_next($connection);
 }
 
 package main;
