@@ -13,6 +13,7 @@ use super::upstream::{Namespace, UpstreamConf};
 use super::worker::{Local, now, report};
 use super::zone::ZoneConf;
 use crate::idle::ServerKey;
+use crate::nginx::connection::Shape;
 use crate::nginx::log::log;
 use crate::nginx::peer::{SocketAddress, point, went_stale};
 use crate::nginx::request::log_of;
@@ -327,7 +328,9 @@ fn received(r: *mut ngx_http_request_t) -> u64 {
 
 #[cfg(ngx_feature = "http_ssl")]
 mod session {
-    use super::{FAILED, Peer, UpstreamConf, border, c_void, ngx_int_t, ngx_peer_connection_t};
+    use super::{
+        FAILED, Peer, Shape, UpstreamConf, border, c_void, ngx_int_t, ngx_peer_connection_t,
+    };
 
     /// Called before the handshake with a server.
     pub(super) unsafe extern "C" fn set_session(
@@ -341,8 +344,11 @@ mod session {
             || log_to,
             FAILED,
             || {
-                let Some(flight) = peer.flight else { return 0 };
-                upstream(peer).sessions.borrow().resume(pc, flight.slot(), flight.number)
+                let (Some(flight), Some(shape)) = (peer.flight, Shape::of(peer.request, pc)) else {
+                    return 0;
+                };
+                let sessions = upstream(peer).sessions.borrow();
+                sessions.resume(pc, flight.slot(), flight.number, &shape.tls())
             },
         )
     }
@@ -359,8 +365,11 @@ mod session {
             || log_to,
             (),
             || {
-                if let Some(flight) = peer.flight {
-                    upstream(peer).sessions.borrow_mut().save(pc, flight.slot(), flight.number);
+                if let Some(flight) = peer.flight
+                    && let Some(shape) = Shape::of(peer.request, pc)
+                {
+                    let mut sessions = upstream(peer).sessions.borrow_mut();
+                    sessions.save(pc, flight.slot(), flight.number, shape.tls());
                 }
             },
         );

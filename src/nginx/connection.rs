@@ -77,6 +77,15 @@ impl Shape {
         Some(shape)
     }
 
+    /// All of it but the protocol, in memory of its own: what a TLS session belongs to.
+    #[cfg(ngx_feature = "http_ssl")]
+    pub(crate) fn tls(&self) -> Vec<u8> {
+        let mut bytes = self.tls.to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&self.flags.to_ne_bytes());
+        bytes.extend_from_slice(self.bytes());
+        bytes
+    }
+
     /// Equal for equal shapes, and rarely for others.
     #[inline]
     pub(crate) fn hash(&self) -> u64 {
@@ -410,7 +419,8 @@ pub(crate) trait Owner: Sized {
 /// will set for this one: then taking it out of nginx's tree and putting it in again is saved.
 ///
 /// nginx leaves a timer as it is when the new time is less than 300 ms from the old one, and sets the
-/// read timer when it has sent the whole request: at once, where there is no body.
+/// read timer when it has sent the whole request: at once, where there is no body. A request may so
+/// be cut off 300 ms early: only where that is a hundredth of the timeout or less.
 fn would_stay(r: *mut ngx_http_request_t, read: &ngx_event_t) -> bool {
     const NGX_TIMER_LAZY_DELAY: usize = 300;
     // SAFETY: the request is alive and has an upstream with a configuration.
@@ -419,8 +429,9 @@ fn would_stay(r: *mut ngx_http_request_t, read: &ngx_event_t) -> bool {
         let bodiless = headers.content_length_n <= 0
             && headers.chunked() == 0
             && body.is_none_or(|body| body.bufs.is_null());
-        let wanted = ngx_current_msec.wrapping_add((*(*(*r).upstream).conf).read_timeout);
-        bodiless && wanted.wrapping_sub(read.timer.key) < NGX_TIMER_LAZY_DELAY
+        let timeout = (*(*(*r).upstream).conf).read_timeout;
+        let early = ngx_current_msec.wrapping_add(timeout).wrapping_sub(read.timer.key);
+        bodiless && early < NGX_TIMER_LAZY_DELAY && early <= timeout / 100
     }
 }
 
