@@ -15,7 +15,7 @@ my $plain = NumberedBackend->new(name => 'plain');
 
 # Tells of each request the connection and what came with it.
 my $tells = 'add_header X-Connection $connection.$connection_requests always; add_header X-From $remote_addr always; add_header X-Name "$ssl_server_name" always; add_header X-Protocol "$ssl_protocol" always;
-    add_header X-Client "$ssl_client_s_dn" always;';
+    add_header X-Reused "$ssl_session_reused" always; add_header X-Client "$ssl_client_s_dn" always;';
 my $servers = RegistryTest->nginx(
     workers => 1, modules => [], start => 0, http => qq{
         $tells
@@ -66,6 +66,7 @@ my $node = RegistryTest->nginx(
         upstream tls   { registry main; registry_keepalive 64; server 127.0.0.1:$port{tls}; }
         upstream dual  { registry main; registry_keepalive 64; server 127.0.0.1:$port{tls}; }
         upstream grpc  { registry main; registry_keepalive 64; server 127.0.0.1:$port{grpc} max_fails=0; }
+        upstream sessions { registry main; registry_keepalive 8 requests=2; server 127.0.0.1:$port{tls}; }
         upstream two   { registry main; registry_keepalive 64; registry_balance round_robin; server 127.0.0.1:$port{tls}; server 127.0.0.2:$port{tls}; }
         upstream spare { registry main; registry_keepalive 64; server @{[ free_address() ]}; server 127.0.0.1:$port{tls} backup; }
     }, server => qq{
@@ -90,6 +91,8 @@ my $node = RegistryTest->nginx(
         location = /bound   { proxy_pass http://http; proxy_bind 127.0.0.2; }
         location = /free    { proxy_pass http://http; }
         location = /probed  { proxy_pass http://http; proxy_socket_keepalive on; }
+        location = /session/2 { proxy_pass https://sessions; proxy_ssl_session_reuse on; proxy_ssl_protocols TLSv1.2; }
+        location = /session/3 { proxy_pass https://sessions; proxy_ssl_session_reuse on; proxy_ssl_protocols TLSv1.3; }
         location = /by_addr { proxy_pass https://two; proxy_ssl_server_name on; proxy_ssl_name s-\$upstream_addr; }
         location = /retried { proxy_pass https://spare; proxy_ssl_server_name on; proxy_ssl_name "s \$upstream_addr"; }
         $locations
@@ -171,13 +174,20 @@ subtest 'TLS names' => sub {
     is($node->get('/retried')->{status}, 204, 'or the only one');
 };
 
+subtest 'a new connection resumes the TLS session of an older one' => sub {
+    for my $protocol (2, 3) {
+        from_here();
+        is(in_turn([ ("/session/$protocol") x 6 ], 'reused'), '1.1 ., 1.2 ., 2.1 r, 2.2 r, 3.1 r, 3.2 r', "TLS 1.$protocol");
+    }
+};
+
 subtest 'client certificates by a variable' => sub {
     from_here();
     is(in_turn([ map { "/tls/certificate?c=$_" } qw(c1 c2 c1 c2) ], 'client'), '1.1 CN=c1, 2.1 CN=c2, 1.2 CN=c1, 2.2 CN=c2', 'each has its own connection');
     is(in_turn([ map { "/tls/certificate?c=$_" } '', 'c1', '' ], 'client'), '3.1, 1.3 CN=c1, 3.2', 'none is another one');
 };
 
-nothing_in_flight($node, qw(plain http other tls dual grpc two spare));
+nothing_in_flight($node, qw(plain http other tls dual grpc two spare sessions));
 $node->log_is_clean;
 $servers->log_is_clean;
 done_testing;

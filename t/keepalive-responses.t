@@ -55,6 +55,13 @@ for my $kind (qw(registry stock)) {
 my $node = RegistryTest->nginx(
     start => 0, workers => 1, http => qq{
         registry main 256k { }
+        server {
+            listen 127.0.0.1:%%PORT_h2%% http2;
+            default_type application/grpc;
+            location / { add_header X-Connection \$connection.\$connection_requests; return 200 x; }
+            location /grpc/hang { proxy_pass http://$address/?hang=1; }
+        }
+        upstream grpc { registry main; registry_keepalive 8; server 127.0.0.1:%%PORT_h2%%; }
         proxy_cache_path %%DIR%%/cache keys_zone=c:128k;
         $upstreams
     }, server => qq{
@@ -63,6 +70,7 @@ my $node = RegistryTest->nginx(
         location = /inside  { internal; return 200 inside; }
         location = /registry/fastcgi     { fastcgi_pass registry; fastcgi_keep_conn on; fastcgi_param REQUEST_URI \$request_uri; fastcgi_param CONTENT_LENGTH \$content_length; }
         location = /registry/fastcgi_off { fastcgi_pass registry; fastcgi_param REQUEST_URI \$request_uri; }
+        location /grpc { grpc_pass grpc://grpc; }
         proxy_http_version 1.1;
         proxy_set_header Connection "";
         client_max_body_size 10m;
@@ -196,6 +204,28 @@ subtest 'FastCGI' => sub {
     is($count->((map { number($node->get('/registry/fastcgi')) } 1 .. 3), number($node->post('/registry/fastcgi', body => 'x' x 100_000))),
         1, 'with keep_conn one connection');
     is($count->(map { number($node->get('/registry/fastcgi_off')) } 1 .. 3), 3, 'without it one for each request');
+};
+
+subtest 'gRPC' => sub {
+    my %seen;
+    for my $body ('', 'x', 'x' x 200_000) {
+        for (1 .. 5) {
+            my $r = $node->post('/grpc/x', body => $body);
+            is($r->{status}, 200, 'a request with a body of ' . length $body);
+            $seen{ int number($r) }++;
+        }
+    }
+    # The other side may announce a larger window when it has nothing to answer any more.
+    cmp_ok(scalar keys %seen, '<', 15, 'connections are used again') or diag(explain(\%seen));
+    my @clients = map {
+        my $client = $node->client;
+        $client->send("POST /grpc/hang HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx");
+        $client;
+    } 1 .. 3;
+    ok(wait_until(sub { connections($node, 'grpc') == 3 }), 'three in flight');
+    $_->close for @clients;
+    nothing_in_flight($node, 'grpc');
+    is($node->post('/grpc/x', body => 'x')->{status}, 200, 'what they leave disturbs nobody') for 1 .. 3;
 };
 
 subtest 'subrequests' => sub {
