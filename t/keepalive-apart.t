@@ -55,6 +55,12 @@ my @tls = (
 );
 my $locations = join '', map { "location = /tls/$_->[0] { proxy_pass https://tls; $_->[1] }\n" } @tls;
 
+$locations .= join '', map { my $kind = $_; map {
+    my ($name, $lines) = @$_;
+    $name =~ /certificate|verified|distrusted|one/ ? "location = /$kind/" . ($name eq 'one' ? 'plain' : $name)
+        . " { proxy_pass https://$kind; proxy_ssl_session_reuse on; $lines }\n" : ();
+} @tls } qw(kept none);
+
 my $node = RegistryTest->nginx(
     workers => 1, http => qq{
         registry main 256k { }
@@ -67,6 +73,8 @@ my $node = RegistryTest->nginx(
         upstream dual  { registry main; registry_keepalive 64; server 127.0.0.1:$port{tls}; }
         upstream grpc  { registry main; registry_keepalive 64; server 127.0.0.1:$port{grpc} max_fails=0; }
         upstream sessions { registry main; registry_keepalive 8 requests=2; server 127.0.0.1:$port{tls}; }
+        upstream kept  { registry main; registry_keepalive 8 requests=1; server 127.0.0.1:$port{tls} max_fails=0; }
+        upstream none  { registry main; server 127.0.0.1:$port{tls} max_fails=0; }
         upstream two   { registry main; registry_keepalive 64; registry_balance round_robin; server 127.0.0.1:$port{tls}; server 127.0.0.2:$port{tls}; }
         upstream spare { registry main; registry_keepalive 64; server @{[ free_address() ]}; server 127.0.0.1:$port{tls} backup; }
     }, server => qq{
@@ -75,7 +83,7 @@ my $node = RegistryTest->nginx(
         proxy_set_header Connection "";
         add_header X-Status \$upstream_status always;
         proxy_ssl_protocols TLSv1.2 TLSv1.3;
-        # A session brings along what was verified when it was made, in stock nginx too.
+        # So that a connection says no more than what it was made with itself.
         proxy_ssl_session_reuse off;
         location = /http    { proxy_pass http://plain; }
         location = /again   { proxy_pass http://plain; proxy_set_header X-Other 1; proxy_set_header Connection ""; proxy_read_timeout 7s; proxy_buffering off; }
@@ -181,13 +189,22 @@ subtest 'a new connection resumes the TLS session of an older one' => sub {
     }
 };
 
+subtest 'a TLS session is not resumed for what was made differently' => sub {
+    for my $keeps (qw(kept none)) {
+        from_here();
+        is(join(' ', map { at("/$keeps/certificate?c=$_", ['client']) =~ /(\w+)$/ } qw(c1 c2 c1 c2)), 'c1 c2 c1 c2', "$keeps: client certificates");
+        is(join(' ', map { $node->get("/$keeps/$_")->{status} } qw(verified distrusted verified plain distrusted verified)),
+            '204 502 204 204 502 204', "$keeps: what is trusted");
+    }
+};
+
 subtest 'client certificates by a variable' => sub {
     from_here();
     is(in_turn([ map { "/tls/certificate?c=$_" } qw(c1 c2 c1 c2) ], 'client'), '1.1 CN=c1, 2.1 CN=c2, 1.2 CN=c1, 2.2 CN=c2', 'each has its own connection');
     is(in_turn([ map { "/tls/certificate?c=$_" } '', 'c1', '' ], 'client'), '3.1, 1.3 CN=c1, 3.2', 'none is another one');
 };
 
-nothing_in_flight($node, qw(plain http other tls dual grpc two spare sessions));
+nothing_in_flight($node, qw(plain http other tls dual grpc two spare sessions kept none));
 $node->log_is_clean;
 $servers->log_is_clean;
 done_testing;
