@@ -137,7 +137,9 @@ impl PartialEq for Shape {
             && self.protocol == other.protocol
             && self.tls == other.tls
             && self.flags == other.flags
-            && self.bytes() == other.bytes()
+            && self.len == other.len
+            // memcmp of nothing at a dangling pointer costs 300 ns where it is done by masked loads.
+            && (self.len == 0 || self.bytes() == other.bytes())
     }
 }
 
