@@ -52,7 +52,7 @@ fn run(b: &mut criterion::Bencher<'_>, policy: &dyn Policy, n: u32) {
     let space = registry.find_space(name).expect("the namespace");
     drop(registry);
 
-    let choice = Choice { space, policy, tried: &[], again: None };
+    let choice = Choice { space, policy, tried: &[], warm: &[], again: None };
     let mut target = Target::NONE;
     let mut flights = VecDeque::with_capacity(IN_FLIGHT + 1);
     let mut step = || {

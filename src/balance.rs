@@ -9,12 +9,12 @@ mod least_conn;
 mod policy;
 mod round_robin;
 
-pub use least_conn::LeastConn;
+pub use least_conn::{LeastConn, LeastConnWarm};
 pub use policy::Policy;
 pub use round_robin::RoundRobin;
 
 /// The policies by the names that `registry_balance` takes; the first is the default.
-pub const POLICIES: [&dyn Policy; 2] = [&LeastConn, &RoundRobin];
+pub const POLICIES: [&dyn Policy; 3] = [&LeastConn, &LeastConnWarm, &RoundRobin];
 
 /// The policy of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Policy> {

@@ -4,6 +4,7 @@
 //! the file of its place: `zone` (the registry block), `upstream`, `api`.
 
 mod api;
+mod keepalive;
 mod long;
 mod main_conf;
 mod peer;
@@ -49,7 +50,7 @@ unsafe impl HttpModuleLocationConf for Module {
     type LocationConf = api::ApiConf;
 }
 
-static mut COMMANDS: [ngx_command_t; 5] = [
+static mut COMMANDS: [ngx_command_t; 6] = [
     ngx_command_t {
         name: ngx_string!("registry"),
         type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_TAKE2) as ngx_uint_t,
@@ -70,6 +71,14 @@ static mut COMMANDS: [ngx_command_t; 5] = [
         name: ngx_string!("registry_balance"),
         type_: (NGX_HTTP_UPS_CONF | NGX_CONF_1MORE) as ngx_uint_t,
         set: Some(upstream::cmd_set_balance),
+        conf: NGX_HTTP_SRV_CONF_OFFSET,
+        offset: 0,
+        post: null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("registry_keepalive"),
+        type_: (NGX_HTTP_UPS_CONF | NGX_CONF_1MORE) as ngx_uint_t,
+        set: Some(keepalive::cmd_set_keepalive),
         conf: NGX_HTTP_SRV_CONF_OFFSET,
         offset: 0,
         post: null_mut(),

@@ -8,6 +8,7 @@
 //! | [`balance`] | how one server is chosen, one policy a file |
 //! | [`shm`] | the records in shared memory, their lock |
 //! | [`api`] | the HTTP interface: request in, reply out |
+//! | [`idle`] | connections kept open to servers |
 //! | `nginx` | thin safe wrappers for what the `ngx` crate lacks |
 //! | `http` | the nginx module: directives, upstream callbacks, workers |
 //!
@@ -15,6 +16,7 @@
 
 pub mod api;
 pub mod balance;
+pub mod idle;
 pub mod registry;
 pub mod shm;
 

@@ -150,12 +150,12 @@ for my $name (@directives) {
     my ($default) = $text =~ /^\| Default: \| `([^`]+;)` \|$/m or next;
     is((test_conf("registry x 1m { $default }"))[0], 0, "$name: the default can be written");
 }
-for my $name ('registry (zone)', 'registry (upstream)', 'registry_balance', 'registry_api') {
+for my $name ('registry (zone)', 'registry (upstream)', 'registry_balance', 'registry_keepalive', 'registry_api') {
     ok($heading{$name}, "the directive $name has a section");
 }
 my ($methods) = (test_conf('registry x 1m { } upstream x { registry x; registry_balance none; }'))[1]
-    =~ /it may be ([\w ]+) in/;
-like($section, qr/\*\*registry_balance\*\* .*`$_`/, "the method $_ is in its syntax") for split / or /, $methods;
+    =~ /it may be ([\w, ]+) in/;
+like($section, qr/\*\*registry_balance\*\* .*`$_`/, "the method $_ is in its syntax") for split /, | or /, $methods;
 
 my $reply = http('GET', $node->url('/upstream/nonsense', '8080'), headers => { 'X-API-Token' => $TOKEN });
 my ($endpoints) = $reply->{json}{message} =~ /there are (.*)/;

@@ -13,6 +13,12 @@ pub trait Policy: Sync + fmt::Debug {
     /// for.
     fn order(&self) -> Order;
 
+    /// Whether, of equals, those that the worker has idle connections to come first: then
+    /// [`Choice::warm`](crate::registry::Choice::warm) names some.
+    fn prefers_warm(&self) -> bool {
+        false
+    }
+
     /// Picks one of the ready servers that has not been tried for this request: its slot, or
     /// `None` when there is none left. At most logarithmic in the number of servers, save for those
     /// already tried.

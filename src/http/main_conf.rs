@@ -8,6 +8,7 @@ use ngx::ffi::{NGX_LOG_WARN, ngx_conf_t, ngx_cycle_t, ngx_http_core_srv_conf_t, 
 use ngx::http::HttpModuleMainConf;
 
 use super::Module;
+use super::keepalive::Pool;
 use super::upstream::{self, UpstreamConf};
 use super::zone::ZoneConf;
 use crate::nginx::conf::{self, Place};
@@ -38,6 +39,17 @@ impl MainConf {
     pub(super) fn of_cycle(cycle: *const ngx_cycle_t) -> Option<&'static Self> {
         // SAFETY: a cycle that is alive; null `conf_ctx` for http means that there is no http{}.
         Module::main_conf(unsafe { cycle.as_ref()? })
+    }
+
+    /// The pools of connections of the upstreams that use that registry.
+    pub(super) fn pools<'a>(
+        cycle: *const ngx_cycle_t,
+        zone: &ZoneConf,
+    ) -> impl Iterator<Item = &'a Pool> {
+        let upstreams = Self::of_cycle(cycle).map_or(&[][..], |main| &main.upstreams);
+        // SAFETY: the pointers are those of this configuration's upstreams.
+        let upstreams = upstreams.iter().map(|upstream| unsafe { &**upstream });
+        upstreams.filter(move |u| u.uses(zone)).filter_map(|u| u.keepalive.as_ref())
     }
 
     pub(super) fn zone(&self, name: &str) -> Option<&ZoneConf> {

@@ -4,13 +4,16 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 
 use ngx::ffi::{
-    NGX_BUSY, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_WARN, NGX_PEER_FAILED, ngx_http_request_t,
+    NGX_BUSY, NGX_DONE, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_WARN, NGX_PEER_FAILED, ngx_http_request_t,
     ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_pool_t, ngx_uint_t,
 };
 
+use super::keepalive::{Hold, WARM};
 use super::upstream::{Namespace, UpstreamConf};
 use super::worker::{Local, now, report};
 use super::zone::ZoneConf;
+use crate::idle::ServerKey;
+use crate::nginx::connection::Shape;
 use crate::nginx::log::log;
 use crate::nginx::peer::{SocketAddress, point, went_stale};
 use crate::nginx::request::log_of;
@@ -20,6 +23,8 @@ use crate::registry::{
 };
 
 const FAILED: ngx_int_t = NGX_ERROR as ngx_int_t;
+/// There is a connection already.
+const DONE: ngx_int_t = NGX_DONE as ngx_int_t;
 const BUSY: ngx_int_t = NGX_BUSY as ngx_int_t;
 
 /// More tries than any request makes: the first `get` sets the true number.
@@ -34,6 +39,8 @@ struct Peer {
     flight: Option<Flight>,
     /// Whose kept connection was stale.
     again: Option<Flight>,
+    /// What the pool knows of the connection.
+    hold: Option<Hold>,
     space: Option<SpaceRef>,
     tries: usize,
     /// Numbers of the servers tried, in rising order; in the request's pool.
@@ -96,6 +103,7 @@ pub(super) unsafe extern "C" fn init_peer(
                     request: r,
                     flight: None,
                     again: None,
+                    hold: None,
                     space: None,
                     tries: 0,
                     tried: null_mut(),
@@ -159,7 +167,8 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
         6 => SocketAddress::v6(target.ip, target.port),
         _ => SocketAddress::unix(target.name().strip_prefix(b"unix:").unwrap_or_default()),
     };
-    if again.is_some_and(|flown| flown.number == flight.number) {
+    let fresh = again.is_some_and(|flown| flown.number == flight.number);
+    if fresh && upstream.keepalive.is_none() {
         address.pass_the_pool();
     }
     // SAFETY: the request is alive.
@@ -174,7 +183,9 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
         pc.tries = eligible;
     }
     peer.tries += 1;
-    0
+    peer.hold =
+        upstream.keepalive.as_ref().and_then(|pool| pool.take(peer.request, pc, flight, fresh));
+    if peer.hold.is_some_and(|hold| hold.is_kept()) { DONE } else { 0 }
 }
 
 fn take(
@@ -209,7 +220,13 @@ fn take(
     };
     let space = space.ok_or(gone)?;
     p.space = Some(space);
-    let choice = Choice { space, policy: upstream.policy, tried: p.tried(), again };
+    let mut warm = [ServerKey { slot: 0, number: 0 }; WARM];
+    let known = match &upstream.keepalive {
+        Some(pool) if upstream.policy.prefers_warm() => pool.warmest(&mut warm),
+        _ => 0,
+    };
+    let (tried, warm) = (p.tried(), &warm[..known]);
+    let choice = Choice { space, policy: upstream.policy, tried, warm, again };
     let taken = registry.take(worker, &choice, &zone.rules, now(), target, &mut hands.events);
     drop(registry);
     report(zone, pc.log, &mut hands.events);
@@ -274,6 +291,11 @@ fn free(pc: &mut ngx_peer_connection_t, peer: &mut Peer, state: ngx_uint_t) {
     // SAFETY: the configuration outlives the request.
     let upstream = unsafe { &*peer.upstream };
     let released = give_back(upstream, flight, verdict);
+    if let (Some(pool), Some(hold)) = (&upstream.keepalive, peer.hold.take())
+        && released.stays
+    {
+        pool.put(peer.request, pc, flight, &hold, state);
+    }
     if released.failed {
         log(NGX_LOG_WARN, pc.log, format_args!("upstream server temporarily disabled"));
     }
@@ -306,7 +328,9 @@ fn received(r: *mut ngx_http_request_t) -> u64 {
 
 #[cfg(ngx_feature = "http_ssl")]
 mod session {
-    use super::{FAILED, Peer, UpstreamConf, border, c_void, ngx_int_t, ngx_peer_connection_t};
+    use super::{
+        FAILED, Peer, Shape, UpstreamConf, border, c_void, ngx_int_t, ngx_peer_connection_t,
+    };
 
     /// Called before the handshake with a server.
     pub(super) unsafe extern "C" fn set_session(
@@ -320,8 +344,11 @@ mod session {
             || log_to,
             FAILED,
             || {
-                let Some(flight) = peer.flight else { return 0 };
-                upstream(peer).sessions.borrow().resume(pc, flight.slot(), flight.number)
+                let (Some(flight), Some(shape)) = (peer.flight, Shape::of(peer.request, pc)) else {
+                    return 0;
+                };
+                let sessions = upstream(peer).sessions.borrow();
+                sessions.resume(pc, flight.slot(), flight.number, &shape.tls())
             },
         )
     }
@@ -338,8 +365,11 @@ mod session {
             || log_to,
             (),
             || {
-                if let Some(flight) = peer.flight {
-                    upstream(peer).sessions.borrow_mut().save(pc, flight.slot(), flight.number);
+                if let Some(flight) = peer.flight
+                    && let Some(shape) = Shape::of(peer.request, pc)
+                {
+                    let mut sessions = upstream(peer).sessions.borrow_mut();
+                    sessions.save(pc, flight.slot(), flight.number, shape.tls());
                 }
             },
         );

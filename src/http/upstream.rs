@@ -8,11 +8,12 @@ use ngx::ffi::{
     NGX_ERROR, NGX_HTTP_UPSTREAM_BACKUP, NGX_HTTP_UPSTREAM_CREATE, NGX_HTTP_UPSTREAM_DOWN,
     NGX_HTTP_UPSTREAM_FAIL_TIMEOUT, NGX_HTTP_UPSTREAM_MAX_CONNS, NGX_HTTP_UPSTREAM_MAX_FAILS,
     NGX_HTTP_UPSTREAM_WEIGHT, NGX_LOG_WARN, ngx_addr_t, ngx_array_push, ngx_command_t, ngx_conf_t,
-    ngx_http_complex_value_t, ngx_http_conf_ctx_t, ngx_http_upstream_init_round_robin,
-    ngx_http_upstream_module, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t, ngx_int_t,
-    ngx_str_t, ngx_uint_t, sockaddr,
+    ngx_http_complex_value_t, ngx_http_conf_ctx_t, ngx_http_request_t,
+    ngx_http_upstream_init_round_robin, ngx_http_upstream_module, ngx_http_upstream_server_t,
+    ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_str_t, ngx_uint_t, sockaddr,
 };
 
+use super::keepalive::Pool;
 use super::main_conf::MainConf;
 use super::peer::init_peer;
 use super::zone::ZoneConf;
@@ -47,6 +48,10 @@ pub(crate) struct UpstreamConf {
     zone: *const ZoneConf,
     /// `server` lines.
     pub(super) statics: Vec<StaticServer>,
+    /// `registry_keepalive`.
+    pub(super) keepalive: Option<Pool>,
+    /// The upstream that this belongs to; null without `registry`.
+    stock: *const ngx_http_upstream_srv_conf_t,
     /// The upstream's name, for `$upstream_addr` when nobody is eligible.
     pub(super) host: *mut ngx_str_t,
     /// Where the fixed namespace was found last, in this process.
@@ -93,6 +98,8 @@ pub(super) unsafe extern "C" fn create_conf(cf: *mut ngx_conf_t) -> *mut c_void 
                 initialised: false,
                 zone: null(),
                 statics: Vec::new(),
+                keepalive: None,
+                stock: null(),
                 host: null_mut(),
                 space: RefCell::new(None),
                 #[cfg(ngx_feature = "http_ssl")]
@@ -175,6 +182,7 @@ fn set_registry(cf: *mut ngx_conf_t, upstream: &mut UpstreamConf) -> Result<(), 
             | NGX_HTTP_UPSTREAM_FAIL_TIMEOUT
             | NGX_HTTP_UPSTREAM_DOWN
             | NGX_HTTP_UPSTREAM_BACKUP) as ngx_uint_t;
+        upstream.stock = us;
         upstream.host = &raw mut (*us).host;
         upstream.placeholder = placeholder(cf, us).ok_or(conf::ERROR)?;
     }
@@ -227,10 +235,13 @@ pub(super) unsafe extern "C" fn cmd_set_balance(
             let words: Vec<_> = conf::words(cf)[1..].iter().map(ToString::to_string).collect();
             let method = words.join(" ");
             let Some(policy) = balance::by_name(&method) else {
-                let names = balance::POLICIES.map(Policy::name).join(" or ");
+                let [names @ .., last] = balance::POLICIES.map(Policy::name);
+                let names = names.join(", ");
                 return conf::refuse(
                     cf,
-                    format_args!("invalid balancing method \"{method}\": it may be {names}"),
+                    format_args!(
+                        "invalid balancing method \"{method}\": it may be {names} or {last}"
+                    ),
                 );
             };
             upstream.policy = policy;
@@ -241,7 +252,10 @@ pub(super) unsafe extern "C" fn cmd_set_balance(
 }
 
 /// Notes the upstream in the main configuration, once.
-fn register(cf: *mut ngx_conf_t, upstream: &mut UpstreamConf) -> Result<(), conf::Outcome> {
+pub(super) fn register(
+    cf: *mut ngx_conf_t,
+    upstream: &mut UpstreamConf,
+) -> Result<(), conf::Outcome> {
     let main = MainConf::of_conf(cf).ok_or(conf::ERROR)?;
     let this: *mut UpstreamConf = upstream;
     if !main.upstreams.contains(&this) {
@@ -288,6 +302,12 @@ fn placeholder(
     }
 }
 
+/// What nginx calls for each request: one address to compare with.
+const INIT_PEER: unsafe extern "C" fn(
+    *mut ngx_http_request_t,
+    *mut ngx_http_upstream_srv_conf_t,
+) -> ngx_int_t = init_peer;
+
 /// Called when all of http{} has been read.
 unsafe extern "C" fn init_upstream(
     cf: *mut ngx_conf_t,
@@ -327,7 +347,7 @@ fn init(
     }
     // SAFETY: the upstream being initialised; its array holds this type.
     let servers: &[ngx_http_upstream_server_t] = unsafe {
-        (*us).peer.init = Some(init_peer);
+        (*us).peer.init = Some(INIT_PEER);
         (*(*us).servers).as_slice()
     };
 
@@ -395,6 +415,28 @@ fn static_server(
 
 /// Checks an upstream when nginx has initialised all.
 pub(super) fn check(cf: *mut ngx_conf_t, upstream: &UpstreamConf) -> Result<(), ()> {
+    if let Some(pool) = &upstream.keepalive
+        && let Err(why) = check_keepalive(upstream)
+    {
+        conf::refuse_at(
+            conf::conf_log(cf),
+            &pool.place,
+            format_args!("\"registry_keepalive\" {why}"),
+        );
+        return Err(());
+    }
+    if let Some(place) = &upstream.balance_place
+        && upstream.keepalive.is_none()
+        && upstream.policy.prefers_warm()
+    {
+        let name = upstream.policy.name();
+        let message = format_args!(
+            "\"registry_balance {name}\" needs \"registry_keepalive\" in its upstream: stock \
+             keepalive does not say which servers it has connections to"
+        );
+        conf::refuse_at(conf::conf_log(cf), place, message);
+        return Err(());
+    }
     match (&upstream.place, &upstream.balance_place) {
         (None, Some(balance)) => {
             let message = format_args!("\"registry_balance\" needs \"registry\" in its upstream");
@@ -412,4 +454,17 @@ pub(super) fn check(cf: *mut ngx_conf_t, upstream: &UpstreamConf) -> Result<(), 
         }
         _ => Ok(()),
     }
+}
+
+fn check_keepalive(upstream: &UpstreamConf) -> Result<(), &'static str> {
+    if upstream.place.is_none() {
+        return Err("needs \"registry\" in its upstream");
+    }
+    // SAFETY: set with `place`; the upstream lives as long as the configuration.
+    let init = unsafe { upstream.stock.as_ref() }.and_then(|us| us.peer.init);
+    if upstream.initialised && init.is_some_and(|f| !std::ptr::fn_addr_eq(f, INIT_PEER)) {
+        return Err("can't be together with another directive that keeps connections: remove \
+                    \"keepalive\" or \"registry_keepalive\"");
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use std::ptr::{NonNull, null};
 
 use ngx::ffi::{NGX_LOG_INFO, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_cycle_t, ngx_int_t, ngx_log_t};
 
+use super::keepalive::{self, Keeper};
 use super::main_conf::MainConf;
 use super::zone::{self, ZoneConf};
 use crate::nginx::log::log;
@@ -38,7 +39,7 @@ pub(crate) struct Local {
 
 /// A [`Local`], held until the process ends.
 #[derive(Clone, Copy)]
-struct Held(NonNull<Local>);
+pub(super) struct Held(NonNull<Local>);
 
 impl Deref for Held {
     type Target = Local;
@@ -80,12 +81,13 @@ impl Local {
 
 thread_local! {
     /// The zones that this process takes part in, and the timers of its configuration.
-    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new() }) };
+    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new(), keepers: Vec::new() }) };
 }
 
 struct Process {
     locals: Vec<Held>,
     timers: Vec<Pin<Box<Timer<Cleanup>>>>,
+    keepers: Vec<Pin<Box<Timer<Keeper>>>>,
 }
 
 /// Now, as of this turn of the event loop.
@@ -220,6 +222,7 @@ fn attach(cycle: *const ngx_cycle_t) {
         MainConf::of_cycle(cycle).map_or(&[], |main| main.zones.as_slice());
     PROCESS.with_borrow_mut(|process| {
         process.timers.clear();
+        process.keepers.clear();
         let opened: Vec<_> = zones.iter().map(|conf| conf.open()).collect();
         process.locals.retain(|local| {
             let stays = opened.iter().flatten().any(|z| z.base() == local.zone.base());
@@ -245,6 +248,8 @@ fn attach(cycle: *const ngx_cycle_t) {
                     events: Events::with_capacity(LINES),
                 };
                 process.timers.push(Timer::start(cleanup, conf.cleanup_interval));
+                let keeper = Keeper::open(local, MainConf::pools(cycle, conf));
+                process.keepers.extend(keeper.map(|k| Timer::start(k, keepalive::TICK)));
             }
         }
     });
@@ -292,6 +297,7 @@ pub(super) unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
         }
         PROCESS.with_borrow_mut(|process| {
             process.timers.clear();
+            process.keepers.clear();
             for local in process.locals.drain(..) {
                 local.detach();
                 // SAFETY: made in `join`. No event is handled after this hook, so no request looks

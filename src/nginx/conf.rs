@@ -92,6 +92,11 @@ pub(crate) fn time_ms(word: &ngx_str_t) -> Option<u64> {
     u64::try_from(unsafe { ngx_parse_time(&mut word, 0) }).ok()
 }
 
+/// The same for a part of a word.
+pub(crate) fn time_of(text: &str) -> Option<u64> {
+    time_ms(&ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() })
+}
+
 /// A size as nginx writes it ("16m", "64k"), in bytes.
 pub(crate) fn size(word: &ngx_str_t) -> Option<usize> {
     let mut word = *word;

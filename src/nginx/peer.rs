@@ -137,6 +137,9 @@ pub(crate) mod session {
 
     struct Session {
         number: u64,
+        /// What it was made with: resumed with another client certificate or without the check of
+        /// the server's, it would carry the one's identity, and the other's trust, over.
+        made_with: Vec<u8>,
         raw: *mut SSL_SESSION,
     }
 
@@ -154,10 +157,11 @@ pub(crate) mod session {
             pc: &mut ngx_peer_connection_t,
             slot: u32,
             number: u64,
+            made_with: &[u8],
         ) -> ngx_int_t {
             match self.0.get(&slot) {
                 // SAFETY: the session is alive; nginx takes its own reference.
-                Some(s) if s.number == number => unsafe {
+                Some(s) if s.number == number && s.made_with == made_with => unsafe {
                     ngx_ssl_set_session(pc.connection, s.raw)
                 },
                 _ => 0,
@@ -165,11 +169,17 @@ pub(crate) mod session {
         }
 
         /// Keeps the session of a connection for the next one.
-        pub(crate) fn save(&mut self, pc: &mut ngx_peer_connection_t, slot: u32, number: u64) {
+        pub(crate) fn save(
+            &mut self,
+            pc: &mut ngx_peer_connection_t,
+            slot: u32,
+            number: u64,
+            made_with: Vec<u8>,
+        ) {
             // SAFETY: nginx calls this with a connection that has finished its handshake.
             let raw = unsafe { ngx_ssl_get_session(pc.connection) };
             if !raw.is_null() {
-                self.0.insert(slot, Session { number, raw });
+                self.0.insert(slot, Session { number, made_with, raw });
             }
         }
     }

@@ -4,7 +4,8 @@ use super::order::{Group, Ready, charge};
 use super::space::SpaceRef;
 use super::{Event, Events, Happening, Now, Registry, Rules, Worker, member};
 use crate::balance::Policy;
-use crate::shm::{HeapEntry, NAME_MAX, NONE, class, fault, flag, heap as heap_id};
+use crate::idle::ServerKey;
+use crate::shm::{HeapEntry, NAME_MAX, NONE, Server, class, fault, flag, heap as heap_id};
 
 /// Most expired servers that one choice takes out of rotation in passing.
 const DROPS_A_CHOICE: usize = 8;
@@ -24,6 +25,9 @@ pub struct Choice<'a> {
     pub policy: &'a dyn Policy,
     /// Numbers of the servers already tried for this request, in rising order.
     pub tried: &'a [u64],
+    /// Servers that come first among equals, if the policy says so: those with connections open to
+    /// them.
+    pub warm: &'a [ServerKey],
     /// A server whose kept connection turned out dead: it is taken again, if it still may be.
     pub again: Option<Flight>,
 }
@@ -138,6 +142,8 @@ pub struct Released {
     pub alone: bool,
     /// This failure took the server out of rotation for `fail_timeout`.
     pub failed: bool,
+    /// The server goes on taking requests, now or later: a connection to it is worth keeping.
+    pub stays: bool,
 }
 
 impl Registry<'_> {
@@ -248,7 +254,14 @@ impl Registry<'_> {
         }
         fault::point!("release.marked");
         member::reclassify(t, flight.server);
-        Released { alone, failed }
+        Released { alone, failed, stays: takes_requests(&t.servers[flight.server as usize]) }
+    }
+
+    /// Whether the server is there and goes on taking requests, now or later: connections to it are
+    /// worth keeping.
+    pub fn keeps_connections(&self, slot: u32, number: u64) -> bool {
+        let server = self.g.servers.get(slot as usize);
+        server.is_some_and(|s| s.live != 0 && s.number == number && takes_requests(s))
     }
 
     /// The server of an earlier flight, if it may still be chosen.
@@ -272,7 +285,8 @@ impl Registry<'_> {
         let space = choice.space.slot;
         for group in [Group::Primary, Group::Backup] {
             loop {
-                let ready = Ready { t: &self.g, space, group, tried: choice.tried };
+                let Choice { tried, warm, .. } = *choice;
+                let ready = Ready { t: &self.g, space, group, tried, warm };
                 let Some(server) = choice.policy.pick(&ready) else { break };
                 if !self.is_silent(server, rules, now) {
                     return Some(server);
@@ -403,4 +417,10 @@ impl Registry<'_> {
             no_namespace: false,
         }
     }
+}
+
+/// Not one that was switched off, drains, or is silent.
+fn takes_requests(s: &Server) -> bool {
+    const OUT: [u32; 3] = [class::DISABLED as u32, class::EXPIRED as u32, class::DRAINING as u32];
+    !OUT.contains(&s.class)
 }

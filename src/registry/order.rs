@@ -9,6 +9,7 @@ use std::collections::BinaryHeap;
 
 use super::Registry;
 use super::heap;
+use crate::idle::ServerKey;
 use crate::shm::{Key, NONE, Server, Space, Tables, class, flag};
 
 /// One turn of a server of weight 1. Divided by the largest weight there are still eight bits left,
@@ -145,6 +146,8 @@ pub struct Ready<'a> {
     pub(super) group: Group,
     /// Numbers of the servers already tried for this request, in rising order.
     pub(super) tried: &'a [u64],
+    /// Servers that the asker has connections to.
+    pub(super) warm: &'a [ServerKey],
 }
 
 impl Ready<'_> {
@@ -169,6 +172,25 @@ impl Ready<'_> {
             return Some(root);
         }
         self.next_best(order)
+    }
+
+    /// One of the warm servers, if it stands at the head of an order but for its turn, and has not
+    /// been tried.
+    pub fn warm(&self, order: Order) -> Option<u32> {
+        let entries = heap::entries(self.t, self.space, order.heap(self.group));
+        let least = entries.first()?.key.major;
+        let fits = |warm: &&ServerKey| {
+            self.t.servers.get(warm.slot as usize).is_some_and(|s| {
+                s.live != 0
+                    && s.number == warm.number
+                    && s.space == self.space
+                    && s.class == u32::from(class::READY)
+                    && group(s) == self.group
+                    && order.key(s).major == least
+                    && self.untried(warm.slot)
+            })
+        };
+        self.warm.iter().find(fits).map(|warm| warm.slot)
     }
 
     fn untried(&self, server: u32) -> bool {

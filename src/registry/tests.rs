@@ -110,7 +110,7 @@ impl Bench {
         let Some(space) = self.found() else {
             return Err(Nobody { no_namespace: true, ..Nobody::default() });
         };
-        let choice = Choice { space, policy, tried, again: None };
+        let choice = Choice { space, policy, tried, warm: &[], again: None };
         let mut target = Target::NONE;
         let (flight, _) = Registry::lock(self.zone).unwrap().take(
             &mut self.worker,

@@ -528,7 +528,7 @@ pub(super) fn crowd(b: &mut Bench) {
     loop {
         let mut worker = b.registry().join(9);
         for _ in ports.clone() {
-            let choice = Choice { space, policy: &RoundRobin, tried: &[], again: None };
+            let choice = Choice { space, policy: &RoundRobin, tried: &[], warm: &[], again: None };
             let lasting = Rules { ttl: 0, ..b.rules };
             let mut registry = b.registry();
             let mut target = Target::NONE;

@@ -241,7 +241,7 @@ const GROWTH: &[Step] = &[
             }
             let space = w.b.registry().find_space(name).unwrap();
             for policy in [&LeastConn as &dyn Policy, &RoundRobin] {
-                let choice = Choice { space, policy, tried: &[], again: None };
+                let choice = Choice { space, policy, tried: &[], warm: &[], again: None };
                 let mut target = Target::NONE;
                 let (zone, worker) = (w.b.zone, &mut w.b.worker);
                 let mut r = Registry::lock(zone).unwrap();

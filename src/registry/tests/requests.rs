@@ -203,7 +203,10 @@ fn max_fails_takes_a_server_out_for_fail_timeout_and_one_request_tries_it_again(
     b.add(1);
     b.add(2);
     let (flight, failed) = b.take().unwrap();
-    assert_eq!(b.release(flight, Verdict::Failed), Released { alone: false, failed: true });
+    assert_eq!(
+        b.release(flight, Verdict::Failed),
+        Released { alone: false, failed: true, stays: true }
+    );
     for _ in 0..10 {
         assert_ne!(b.serve(), Some(failed));
     }
@@ -257,7 +260,10 @@ fn the_only_server_ignores_max_fails() {
     b.add(1);
     for _ in 0..5 {
         let (flight, _) = b.take().unwrap();
-        assert_eq!(b.release(flight, Verdict::Failed), Released { alone: true, failed: false });
+        assert_eq!(
+            b.release(flight, Verdict::Failed),
+            Released { alone: true, failed: false, stays: true }
+        );
     }
     assert_eq!(b.serve(), Some(1));
     assert_eq!(b.view(1).fails, 5);
@@ -276,10 +282,10 @@ fn a_stale_kept_connection_is_no_failure_and_its_server_is_taken_again() {
     b.add(1);
     b.add(2);
     let (flight, port) = b.take().unwrap();
-    assert_eq!(b.release(flight, Verdict::Stale), Released::default());
+    assert_eq!(b.release(flight, Verdict::Stale), Released { stays: true, ..Released::default() });
     assert_eq!(b.view(port).fails, 0);
     let space = b.found().unwrap();
-    let choice = Choice { space, policy: &LeastConn, tried: &[], again: Some(flight) };
+    let choice = Choice { space, policy: &LeastConn, tried: &[], warm: &[], again: Some(flight) };
     let mut target = Target::NONE;
     let mut registry = Registry::lock(b.zone).unwrap();
     let again = registry.take(&mut b.worker, &choice, &RULES, b.now, &mut target, &mut b.events);
