@@ -27,6 +27,7 @@ my $node = RegistryTest->nginx(
         location /silent/ { registry_api silent allow_get; }
         location /small { return 200 "small"; }
         location /gzip/ { registry_api main; gzip on; gzip_types application/json; gzip_proxied any; }
+        location /cleans-up { default_type text/html; ssi on; return 200 \'<!--# include virtual="/upstream/status?ns=many" --><!--# include virtual="/silent/cleanup?ns=included" -->\'; }
         location /page { default_type text/html; ssi on; return 200 \'<one><!--# include virtual="/upstream/status?ns=many" --></one><!--# include virtual="/upstream/status?ns=many" --><!--# include virtual="/upstream/health?ns=many" -->end\'; }',
 );
 
@@ -311,13 +312,19 @@ subtest 'several lists over one connection of HTTP/2' => sub {
 
 subtest 'a change goes on to its end when the client has gone' => sub {
     my @hosts = @many[0 .. 4_999];
-    change('/silent/add', 'silent', @hosts);
-    my $known = sub { $node->get('/silent/health?ns=silent')->{json}{data} };
-    ok(wait_until(sub { $known->()->{expired_servers} == @hosts }), 'all are silent');
-    my $client = RegistryTest->client($node->address);
-    $client->send(ask('/silent/cleanup?ns=silent'));
-    $client->reset;
-    ok(wait_until(sub { $node->get('/silent/health?ns=silent')->{status} == 404 }), 'all are removed') or diag(explain($known->()));
+    # What the page includes first finds that the client is gone, and ends all of the page.
+    for my $one ([ plain => '/silent/cleanup?ns=plain' ], [ included => '/cleans-up' ]) {
+        my ($namespace, $path) = @$one;
+        change('/silent/add', $namespace, @hosts);
+        my $known = sub { $node->get("/silent/health?ns=$namespace") };
+        ok(wait_until(sub { $known->()->{json}{data}{expired_servers} == @hosts }), "$namespace: all are silent");
+        my $client = RegistryTest->client($node->address);
+        $client->send(ask($path));
+        # Not before the change has begun.
+        wait_until(sub { my $r = $known->(); return $r->{status} == 404 || $r->{json}{data}{total_servers} < @hosts }, undef, 0.001);
+        $client->reset;
+        ok(wait_until(sub { $known->()->{status} == 404 }), 'all are removed') or diag($known->()->{body});
+    }
 };
 
 subtest 'an old worker finishes its lists' => sub {
