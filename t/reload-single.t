@@ -143,6 +143,7 @@ for my $case ([ '1m', 'another size' ], [ undef, 'no registry' ]) {
         my $from = $node->log_size;
         configure($size);
         ok(hup(), 'a reload');
+        $node->wait_log(qr/2 servers moved to the new zone/, undef, $from) if $size;
         is(scalar($node->grep_log(qr/2 servers moved to the new zone/, $from)), $size ? 1 : 0, 'servers move when there is where to');
         $_->close for @aborted;
         is(join(' ', map { $_->response->{status} } @slow), '200 200 200 200', 'requests under way are answered');

@@ -42,7 +42,7 @@ sub elected {
 }
 # A request that stays with the worker that takes it; returns that worker too.
 sub held {
-    my ($seconds) = @_;
+    my $seconds = $_[0] * time_scale();
     my $client = $node->client;
     $client->send("GET /?size=10000&drip=$seconds HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     my ($pid) = $client->read_some =~ /^X-Worker: (\d+)/m;
