@@ -52,6 +52,8 @@ sub reload {
 
 sub election {
     my ($point) = @_;
+    # Else it would be one of these that is.
+    wait_until(sub { $node->points->{$point}[1] }) or die "nobody is elected\n";
     $node->arm("$point:1:worker");
     my @workers = $node->workers;
     $node->{killed} += @workers;

@@ -70,8 +70,10 @@ sub silence {
 
 # Servers that may be chosen, in two orders: their heaps outgrow their places.
 sub growth {
-    my @ports = map { 10 * ++$round + $_ } 1 .. 12;
-    my $each = sub { my ($endpoint) = @_; return map { my $port = $_; sub { api($node, $endpoint, { %NS, host => '127.0.0.9', port => $port }) } } @ports };
+    my $each = sub {
+        my ($endpoint) = @_;
+        return map { my $host = "127.0.3.$_"; sub { api($node, $endpoint, { %NS, host => $host, port => $everywhere->port }) } } 1 .. 12;
+    };
     return (sub { $node->get('/round') }, $each->('add'), $each->('remove'));
 }
 

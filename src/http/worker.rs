@@ -263,6 +263,18 @@ fn join(conf: &ZoneConf, zone: Zone) -> Option<Held> {
             let worker = registry.join(process::pid());
             drop(registry);
             report_dead(conf, dead);
+            if worker.incarnation() == 0 {
+                let (name, most) = (&conf.name, zone.layout().workers);
+                log(
+                    NGX_LOG_WARN,
+                    cycle_log(),
+                    format_args!(
+                        "registry \"{name}\": {most} workers, old and new, are all that it can tell \
+                         apart: if this one is killed, its requests stay counted; \
+                         give the registry a larger size"
+                    ),
+                );
+            }
             worker
         }
         Err(e) => {
