@@ -35,7 +35,7 @@ const MAX_CONNECTIONS: u64 = 1_000_000;
 const MAX_TIME: u64 = 365 * 24 * 3600 * 1000;
 
 /// Most servers with idle connections that a choice is told of.
-pub(super) const WARM: usize = 8;
+const WARM: usize = 8;
 
 /// A pool of connections; of one worker and one upstream.
 pub(super) struct Pool {
@@ -140,14 +140,8 @@ impl Pool {
     }
 
     /// The servers of the connections that were used last.
-    pub(super) fn warmest(&self, into: &mut [ServerKey; WARM]) -> usize {
-        let idle = self.idle.borrow();
-        let mut found = 0;
-        for (to, from) in into.iter_mut().zip(idle.warmest()) {
-            *to = from;
-            found += 1;
-        }
-        found
+    pub(super) fn warmest(&self) -> Vec<ServerKey> {
+        self.idle.borrow().warmest().take(WARM).collect()
     }
 
     fn close_all(&self) {

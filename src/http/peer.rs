@@ -8,11 +8,10 @@ use ngx::ffi::{
     ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_pool_t, ngx_uint_t,
 };
 
-use super::keepalive::{Hold, WARM};
+use super::keepalive::Hold;
 use super::upstream::{Namespace, UpstreamConf};
 use super::worker::{Local, now, report};
 use super::zone::ZoneConf;
-use crate::idle::ServerKey;
 use crate::nginx::connection::Shape;
 use crate::nginx::log::log;
 use crate::nginx::peer::{SocketAddress, point, went_stale};
@@ -220,12 +219,15 @@ fn take(
     };
     let space = space.ok_or(gone)?;
     p.space = Some(space);
-    let mut warm = [ServerKey { slot: 0, number: 0 }; WARM];
-    let known = match &upstream.keepalive {
-        Some(pool) if upstream.policy.prefers_warm() => pool.warmest(&mut warm),
-        _ => 0,
+    let some;
+    let warm = match &upstream.keepalive {
+        Some(pool) if upstream.policy.prefers_warm() => {
+            some = pool.warmest();
+            some.as_slice()
+        }
+        _ => &[],
     };
-    let (tried, warm) = (p.tried(), &warm[..known]);
+    let tried = p.tried();
     let choice = Choice { space, policy: upstream.policy, tried, warm, again };
     let taken = registry.take(worker, &choice, &zone.rules, now(), target, &mut hands.events);
     drop(registry);
