@@ -1,5 +1,5 @@
 # Deaths in a zone that is full: of servers, of heap entries, and of records of who carries which
-# requests, so that some are counted outside of these.
+# requests, so that some are counted outside of these. And one that is full of workers.
 
 use strict;
 use warnings;
@@ -14,8 +14,9 @@ my $everywhere = RegistryTest->backend(name => 'everywhere', host => '0.0.0.0');
 my $node;
 
 sub fresh {
+    my ($workers) = @_;
     $node = RegistryTest->fault(
-        workers => $WORKERS, worker_connections => 1024,
+        workers => $workers || $WORKERS, worker_connections => 1024,
         http => "registry main 128k { heartbeat_ttl 1h; cleanup_interval 100ms; }
             upstream backend { registry main; }
             upstream round { registry main namespace=backend; registry_balance round_robin; }
@@ -53,6 +54,19 @@ subtest 'heap.compacting' => sub {
     fill(qw(backend other));
     $node->is_whole(0, 'and can be filled');
     $node->log_is_clean;
+};
+
+subtest 'more workers than the zone can tell apart' => sub {
+    fresh(66);
+    fill('backend');
+    is(scalar($node->grep_log(qr/\[warn\] .*registry "main": 64 workers, .* give the registry a larger size/)), 2, 'the log says so, of each');
+    is($node->checked->{workers}, 64, 'the others have joined');
+    my $held = $node->held(150, 40);
+    $node->is_whole(scalar(map { @$_ } values %$held), 'the requests of all are counted');
+    $_->close for map { @$_ } values %$held;
+    ok(wait_until(sub { $node->checked->{connections} == 0 }), 'and counted off');
+    $node->log_is_clean;
+    $node->quit;
 };
 
 fresh();

@@ -57,6 +57,8 @@ sub election {
     $node->arm("$point:1:worker");
     my @workers = $node->workers;
     $node->{killed} += @workers;
+    # While all stand still none can follow the one that is killed first.
+    kill 'STOP', @workers;
     kill 'KILL', @workers;
     ok($node->died, 'of new workers the first that would be elected dies');
     is_deeply($node->checked('/quick/')->{problems}, [], 'the zone is whole');
