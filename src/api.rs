@@ -7,6 +7,8 @@
 
 mod answer;
 mod endpoint;
+#[cfg(fault)]
+mod fault;
 mod params;
 mod reply;
 #[cfg(test)]

@@ -12,6 +12,7 @@
 
 mod address;
 mod chain;
+mod check;
 mod event;
 mod flight;
 mod heap;
@@ -29,6 +30,7 @@ mod view;
 mod worker;
 
 pub use address::{Address, AddressError, Host, parse_host};
+pub use check::Totals;
 pub use event::{Event, Events, Happening};
 pub use flight::{Choice, Flight, Nobody, Released, Target, Verdict};
 pub use life::{Change, OnDuplicate, OnExpire, Registration, Rules};
@@ -40,7 +42,7 @@ pub use sweep::Sweep;
 pub use view::{Cursor, Health, ServerView, State};
 pub use worker::Worker;
 
-use crate::shm::{Guard, LockError, Zone};
+use crate::shm::{Guard, LockError, Zone, fault};
 
 /// Now, on both clocks, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +110,7 @@ impl<'z> Registry<'z> {
     /// Marks the zone as replaced by another.
     pub fn retire(&mut self) {
         self.g.header.retired = 1;
+        fault::point!("succeed.retired");
     }
 
     /// Servers in the zone.

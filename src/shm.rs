@@ -5,6 +5,7 @@
 //! Records refer to each other by index, never by address, and a reader checks the generation of
 //! what it finds: a slot is used again, a `(slot, generation)` pair is not.
 
+pub mod fault;
 mod layout;
 mod lock;
 mod records;
@@ -18,7 +19,7 @@ pub use layout::{LAYOUT_VERSION, Layout, MIN_ARENA, SizeError};
 pub use lock::{Acquired, LockError};
 pub use records::{
     Extent, HeapEntry, Key, LedgerEntry, NAME_MAX, NONE, SPACE_NAME_MAX, Server, Slots, Space,
-    WorkerRecord, class, flag, heap, reason, space_flag,
+    WorkerRecord, class, dirty, flag, heap, reason, space_flag,
 };
 pub use records::{Header, JOURNAL_EMPTY};
 pub use zone::{Guard, OpenError, Tables, Zone};

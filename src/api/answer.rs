@@ -109,6 +109,12 @@ impl Call<'_> {
     fn run(&self, events: &mut Events) -> Result<Reply, Reply> {
         let endpoint = self.request.endpoint;
         endpoint.admit(self.request.method, self.door.access)?;
+        #[cfg(fault)]
+        match endpoint {
+            Endpoint::Check => return super::fault::check(self.zone),
+            Endpoint::Fault => return super::fault::order(self.request.query),
+            _ => {}
+        }
         let body: &[u8] = if self.request.method == Method::Post { self.request.body } else { b"" };
         let params = Params::parse(self.request.query, body, self.request.body_kind)?;
         let ns = self.namespace(&params)?;

@@ -16,11 +16,17 @@ pub enum Endpoint {
     Health,
     Reset,
     Cleanup,
+    /// Checks the zone; in the fault-injection build alone.
+    #[cfg(fault)]
+    Check,
+    /// Orders deaths; in the fault-injection build alone.
+    #[cfg(fault)]
+    Fault,
 }
 
 use Endpoint::{Add, Cleanup, Drain, Health, Refresh, Remove, Reset, Status, Toggle, Weight};
 
-const ALL: [(&str, Endpoint); 10] = [
+const ALL: &[(&str, Endpoint)] = &[
     ("add", Add),
     ("remove", Remove),
     ("toggle", Toggle),
@@ -31,6 +37,10 @@ const ALL: [(&str, Endpoint); 10] = [
     ("health", Health),
     ("reset", Reset),
     ("cleanup", Cleanup),
+    #[cfg(fault)]
+    ("check", Endpoint::Check),
+    #[cfg(fault)]
+    ("fault", Endpoint::Fault),
 ];
 
 /// A request's method, as far as endpoints tell them apart.
@@ -60,15 +70,19 @@ impl Endpoint {
     ///
     /// The reply to send when there is none.
     pub fn by_name(name: &str) -> Result<Self, Reply> {
-        let found = ALL.into_iter().find(|(known, _)| *known == name);
-        found.map(|(_, endpoint)| endpoint).ok_or_else(|| {
-            let known: Vec<_> = ALL.into_iter().map(|(known, _)| known).collect();
+        let found = ALL.iter().find(|(known, _)| *known == name);
+        found.map(|(_, endpoint)| *endpoint).ok_or_else(|| {
+            let known: Vec<_> = ALL.iter().map(|(known, _)| *known).collect();
             Reply::error(404, format!("Unknown endpoint: {name}; there are {}", known.join(", ")))
         })
     }
 
     /// Whether it changes servers.
     pub fn changes(self) -> bool {
+        #[cfg(fault)]
+        if matches!(self, Self::Check | Self::Fault) {
+            return false;
+        }
         !matches!(self, Status | Health)
     }
 

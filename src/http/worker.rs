@@ -16,6 +16,8 @@ use crate::nginx::timer::{Expired, Timer};
 use crate::nginx::{border, shm};
 use crate::registry::{Events, Now, Registry, SpaceName, StaticServer, Sweep, Worker};
 use crate::shm::Zone;
+#[cfg(fault)]
+use crate::shm::fault;
 
 /// Servers that the cleanup looks at under one hold of the lock.
 const SLICE: u32 = 128;
@@ -115,6 +117,11 @@ pub(super) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_
         if process::is_test() {
             return;
         }
+        #[cfg(fault)]
+        {
+            fault::set_role(fault::MASTER);
+            fault::share();
+        }
         // SAFETY: nginx passes the new cycle.
         let (log_to, old) = unsafe { ((*cycle).log, (*cycle).old_cycle) };
         if let Some(main) = MainConf::of_cycle(cycle) {
@@ -199,6 +206,8 @@ fn renew(main: &MainConf, conf: &ZoneConf, old: *const ngx_cycle_t, log_to: *mut
 pub(super) unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     border::guard(cycle_log, (), || {
         if process::handles_requests() {
+            #[cfg(fault)]
+            fault::set_role(fault::WORKER);
             attach(cycle);
         }
     });
@@ -249,6 +258,18 @@ fn join(conf: &ZoneConf, zone: Zone) -> Option<Held> {
             let worker = registry.join(process::pid());
             drop(registry);
             report_dead(conf, dead);
+            if worker.incarnation() == 0 {
+                let (name, most) = (&conf.name, zone.layout().workers);
+                log(
+                    NGX_LOG_WARN,
+                    cycle_log(),
+                    format_args!(
+                        "registry \"{name}\": {most} workers, old and new, are all that it can tell \
+                         apart: if this one is killed, its requests stay counted; \
+                         give the registry a larger size"
+                    ),
+                );
+            }
             worker
         }
         Err(e) => {
@@ -321,6 +342,7 @@ impl Expired for Cleanup {
             Some(sweep) => sweep,
             None => {
                 let dead = registry.reap();
+                registry.restate(worker);
                 let elected = registry.elect(worker);
                 report_dead(conf, dead);
                 if !elected {

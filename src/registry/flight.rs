@@ -4,7 +4,7 @@ use super::order::{Group, Ready, charge};
 use super::space::SpaceRef;
 use super::{Event, Events, Happening, Now, Registry, Rules, Worker, member};
 use crate::balance::Policy;
-use crate::shm::{HeapEntry, NAME_MAX, NONE, class, flag, heap as heap_id};
+use crate::shm::{HeapEntry, NAME_MAX, NONE, class, fault, flag, heap as heap_id};
 
 /// Most expired servers that one choice takes out of rotation in passing.
 const DROPS_A_CHOICE: usize = 8;
@@ -177,11 +177,13 @@ impl Registry<'_> {
 
         let ready = self.g.spaces[space as usize].ready;
         let entry = self.book(worker, server);
+        fault::point!("take.booked");
         let t = &mut *self.g;
         // A turn is for a request, not for a try: else a server that fails again and again would be
         // the first that each request goes to.
         if choice.tried.is_empty() && again.is_none() {
             charge(t, server, choice.policy.order());
+            fault::point!("take.charged");
         }
         let s = &mut t.servers[server as usize];
         s.requests += 1;
@@ -201,6 +203,7 @@ impl Registry<'_> {
         let len = usize::from(s.name_len).min(NAME_MAX);
         target.name[..len].copy_from_slice(&s.name[..len]);
         member::reclassify(t, server);
+        fault::point!("take.ranked");
 
         Ok((flight, (ready[0] + ready[1]) as usize))
     }
@@ -215,6 +218,7 @@ impl Registry<'_> {
     ) -> Released {
         self.restate(worker);
         self.unbook(worker, flight.entry, flight.server, flight.generation);
+        fault::point!("release.unbooked");
         let t = &mut *self.g;
         let s = &mut t.servers[flight.server as usize];
         if s.live == 0 || s.generation != flight.generation {
@@ -242,6 +246,7 @@ impl Registry<'_> {
             }
             Verdict::Stale => {}
         }
+        fault::point!("release.marked");
         member::reclassify(t, flight.server);
         Released { alone, failed }
     }
@@ -322,8 +327,10 @@ impl Registry<'_> {
     pub(super) fn expire(&mut self, server: u32, now: Now, events: &mut Events) {
         let t = &mut *self.g;
         member::stale(t, server);
+        fault::point!("expire.stale");
         let s = &mut t.servers[server as usize];
         s.flags |= flag::EXPIRED;
+        fault::point!("expire.flagged");
         let silent = now.mono.saturating_sub(s.heartbeat_mono);
         let space = s.space;
         if s.flags & flag::DISABLED == 0 {

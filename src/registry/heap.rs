@@ -6,7 +6,7 @@
 //! the table has no room at its end, all runs are pushed together, which moves entries but no
 //! positions, because positions count from the start of a run.
 
-use crate::shm::{Extent, HeapEntry, Key, NONE, Slots, Space, Tables, heap};
+use crate::shm::{Extent, HeapEntry, Key, NONE, Slots, Space, Tables, fault, heap};
 
 const CHILDREN: usize = 4;
 
@@ -93,8 +93,10 @@ pub(super) fn insert(t: &mut Tables<'_>, space: u32, id: usize, server: u32, key
         return;
     }
     t.spaces[space as usize].heaps[id].len += 1;
+    fault::point!("heap.longer");
     let extent = t.spaces[space as usize].heaps[id];
     view(t, extent, id).rise(extent.len as usize - 1, HeapEntry { key, server, unused: 0 });
+    fault::point!("heap.placed");
 }
 
 /// Takes a server out; nothing happens when it is not in.
@@ -107,6 +109,7 @@ pub(super) fn remove(t: &mut Tables<'_>, space: u32, id: usize, server: u32) {
     t.slots[server as usize].at[cell(id)] = NONE;
     let last = t.heap[(extent.start + extent.len - 1) as usize];
     t.spaces[space as usize].heaps[id].len -= 1;
+    fault::point!("heap.shorter");
     let extent = t.spaces[space as usize].heaps[id];
     if at < extent.len {
         view(t, extent, id).place(at as usize, last);
@@ -149,6 +152,7 @@ fn reserve(t: &mut Tables<'_>, space: u32, id: usize) -> bool {
     let from = t.spaces[space as usize].heaps[id].start as usize;
     let to = t.header.heap_used;
     t.heap.copy_within(from..from + len as usize, to as usize);
+    fault::point!("heap.moved");
     t.spaces[space as usize].heaps[id] = Extent { start: to, cap, len };
     t.header.heap_used += cap;
     true
@@ -168,6 +172,7 @@ fn compact(t: &mut Tables<'_>) {
     for (start, space, id) in runs {
         let len = t.spaces[space as usize].heaps[id].len;
         t.heap.copy_within(start as usize..(start + len) as usize, end as usize);
+        fault::point!("heap.compacting");
         t.spaces[space as usize].heaps[id] = Extent { start: end, cap: len, len };
         end += len;
     }

@@ -3,8 +3,8 @@
 use super::address::{Address, printed};
 use super::member::EMPTY;
 use super::space::{SpaceName, SpaceRef};
-use super::{Error, Event, Events, Happening, Now, Registry, member};
-use crate::shm::{Server, flag, reason};
+use super::{Error, Event, Events, Happening, Now, Registry};
+use crate::shm::{Server, fault, flag, reason};
 
 /// What the cleanup does with a server that expired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -267,15 +267,21 @@ impl Registry<'_> {
 
     /// Clears a server's statistics and failure marks, never its in-flight count.
     pub(super) fn reset_one(&mut self, slot: u32) {
-        let t = &mut *self.g;
-        let s = &mut t.servers[slot as usize];
-        s.requests = 0;
-        s.fails = 0;
-        s.fail_marks = 0;
-        s.accessed_mono = 0;
-        s.checked_mono = 0;
-        s.flags &= !flag::RETRY;
-        member::reclassify(t, slot);
+        let s = self.g.servers[slot as usize];
+        let flags = s.flags & !flag::RETRY;
+        self.replace(
+            slot,
+            Server {
+                requests: 0,
+                fails: 0,
+                fail_marks: 0,
+                accessed_mono: 0,
+                checked_mono: 0,
+                flags,
+                ..s
+            },
+        );
+        fault::point!("reset.server");
     }
 
     /// The rules as they are for this zone: in one that a reload has replaced time stands still.

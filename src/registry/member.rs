@@ -3,7 +3,7 @@
 use super::address::Address;
 use super::order::{self, group};
 use super::{Now, Registry, chain, heap};
-use crate::shm::{Key, NONE, Server, Tables, class, flag, heap as heap_id};
+use crate::shm::{Key, NONE, Server, Tables, class, fault, flag, heap as heap_id};
 
 fn bucket_of(t: &Tables<'_>, server: &Server) -> usize {
     let name = &server.name[..usize::from(server.name_len)];
@@ -70,6 +70,7 @@ pub(super) fn freshen(t: &mut Tables<'_>, slot: u32) {
         NONE => t.spaces[space as usize].fresh_tail = slot,
         next => t.servers[next as usize].fresh_prev = slot,
     }
+    fault::point!("fresh.linked");
     let s = &mut t.servers[slot as usize];
     s.fresh_prev = prev;
     s.fresh_next = next;
@@ -89,6 +90,7 @@ pub(super) fn stale(t: &mut Tables<'_>, slot: u32) {
         NONE => t.spaces[space as usize].fresh_tail = prev,
         next => t.servers[next as usize].fresh_prev = prev,
     }
+    fault::point!("stale.unlinked");
     let s = &mut t.servers[slot as usize];
     s.fresh_prev = NONE;
     s.fresh_next = NONE;
@@ -162,7 +164,9 @@ pub(super) fn reclassify(t: &mut Tables<'_>, slot: u32) {
     let class = classify(s, t.spaces[s.space as usize].members == 1);
     if u32::from(class) != s.class {
         leave_class(t, slot);
+        fault::point!("class.left");
         enter_class(t, slot, class);
+        fault::point!("class.entered");
     } else if class == class::READY {
         order::rank(t, slot);
     } else if class == class::FAILED {
@@ -175,6 +179,25 @@ pub(super) fn reclassify(t: &mut Tables<'_>, slot: u32) {
 /// When a failed server may be tried again; as in stock, not before `now - checked > fail_timeout`.
 fn retry_key(s: &Server) -> Key {
     Key { major: s.checked_mono + u64::from(s.fail_timeout_ms) + 1, minor: s.number }
+}
+
+/// Writes a record in one go: cut short, the change is finished by the repair.
+fn journaled(t: &mut Tables<'_>, slot: u32, new: Server) {
+    t.header.journal = new;
+    fault::point!("journal.written");
+    super::repair::before(|| t.header.journal_target = slot);
+    fault::point!("journal.marked");
+    #[cfg(any(fault, test))]
+    {
+        // A copy is many instructions; here it is cut in two.
+        t.servers[slot as usize].weight = new.weight;
+        t.servers[slot as usize].flags = new.flags;
+        fault::point!("journal.half");
+    }
+    t.servers[slot as usize] = new;
+    fault::point!("journal.copied");
+    super::repair::before(|| t.header.journal_target = crate::shm::JOURNAL_EMPTY);
+    fault::point!("journal.empty");
 }
 
 impl Registry<'_> {
@@ -200,6 +223,7 @@ impl Registry<'_> {
         let slot = t.header.free_server;
         let free = t.servers.get_mut(slot as usize)?;
         t.header.free_server = free.hash_next;
+        fault::point!("add.slot");
         *free = Server {
             live: 0,
             generation: free.generation,
@@ -210,17 +234,23 @@ impl Registry<'_> {
         };
         t.header.next_number += 1;
         t.header.high_water = t.header.high_water.max(slot + 1);
+        fault::point!("add.written");
         super::repair::before(|| t.servers[slot as usize].live = 1);
+        fault::point!("add.live");
 
         t.header.servers += 1;
         index(t, slot);
+        fault::point!("add.indexed");
         append(t, slot);
+        fault::point!("add.member");
         if server.flags & (flag::STATIC | flag::EXPIRED) == 0 {
             freshen(t, slot);
         }
+        fault::point!("add.fresh");
         let alone = t.spaces[server.space as usize].members == 1;
         let class = classify(&t.servers[slot as usize], alone);
         enter_class(t, slot, class);
+        fault::point!("add.classed");
         if !alone {
             self.company_changed(server.space);
         }
@@ -233,16 +263,22 @@ impl Registry<'_> {
         let t = &mut *self.g;
         let space = t.servers[slot as usize].space;
         super::repair::before(|| t.servers[slot as usize].live = 0);
+        fault::point!("remove.dead");
         leave_class(t, slot);
+        fault::point!("remove.declassed");
         stale(t, slot);
+        fault::point!("remove.stale");
         detach(t, slot);
+        fault::point!("remove.detached");
         unindex(t, slot);
+        fault::point!("remove.unindexed");
         let free = t.header.free_server;
         let s = &mut t.servers[slot as usize];
         s.generation = s.generation.wrapping_add(1);
         s.hash_next = free;
         t.header.free_server = slot;
         t.header.servers -= 1;
+        fault::point!("remove.freed");
         self.touch(space);
         self.company_changed(space);
         self.drop_if_unused(space);
@@ -251,10 +287,7 @@ impl Registry<'_> {
     /// Replaces the fields of a record in one go: cut short, the change is finished by the repair.
     pub(super) fn replace(&mut self, slot: u32, new: Server) {
         let t = &mut *self.g;
-        t.header.journal = new;
-        super::repair::before(|| t.header.journal_target = slot);
-        t.servers[slot as usize] = new;
-        super::repair::before(|| t.header.journal_target = crate::shm::JOURNAL_EMPTY);
+        journaled(t, slot, new);
         reclassify(t, slot);
     }
 
@@ -264,17 +297,16 @@ impl Registry<'_> {
         let t = &mut *self.g;
         leave_class(t, slot);
         stale(t, slot);
+        fault::point!("adopt.left");
         let space = new.space as usize;
         t.spaces[space].statics -= u32::from(t.servers[slot as usize].flags & flag::STATIC != 0);
         t.spaces[space].statics += u32::from(new.flags & flag::STATIC != 0);
         let new = Server { fresh_prev: NONE, fresh_next: NONE, ..new };
-        t.header.journal = new;
-        super::repair::before(|| t.header.journal_target = slot);
-        t.servers[slot as usize] = new;
-        super::repair::before(|| t.header.journal_target = crate::shm::JOURNAL_EMPTY);
+        journaled(t, slot, new);
         if new.flags & (flag::STATIC | flag::EXPIRED) == 0 {
             freshen(t, slot);
         }
+        fault::point!("adopt.fresh");
         let class = classify(&t.servers[slot as usize], t.spaces[space].members == 1);
         enter_class(t, slot, class);
         self.touch(new.space);
@@ -300,35 +332,38 @@ impl Registry<'_> {
     pub(super) fn heard_of(&mut self, slot: u32, now: Now) -> bool {
         let t = &mut *self.g;
         let s = &mut t.servers[slot as usize];
+        if s.flags & flag::STATIC == 0 && s.flags & (flag::EXPIRED | flag::SILENCED) != 0 {
+            let heard = Server { heartbeat_wall: now.wall, heartbeat_mono: now.mono, ..*s };
+            self.end_silence(slot, heard, now);
+            return true;
+        }
         s.heartbeat_wall = now.wall;
         s.heartbeat_mono = now.mono;
+        fault::point!("heartbeat.noted");
         if s.flags & flag::STATIC != 0 {
             return false;
         }
-        if s.flags & (flag::EXPIRED | flag::SILENCED) != 0 {
-            self.end_silence(slot, now);
-            return true;
-        }
         stale(t, slot);
+        fault::point!("heartbeat.stale");
         freshen(t, slot);
         false
     }
 
-    /// Ends what silence did to a server.
-    pub(super) fn end_silence(&mut self, slot: u32, now: Now) {
-        let t = &mut *self.g;
-        let s = &mut t.servers[slot as usize];
+    /// Ends what silence did to a server, whose record is to become `s`.
+    pub(super) fn end_silence(&mut self, slot: u32, mut s: Server, now: Now) {
         if s.flags & flag::SILENCED != 0 && s.flags & flag::DISABLED == 0 {
             s.disabled_reason = crate::shm::reason::NONE;
             s.disabled_wall = 0;
             s.updated_wall = now.wall;
         }
         s.flags &= !(flag::EXPIRED | flag::SILENCED);
-        let space = s.space;
+        let t = &mut *self.g;
         stale(t, slot);
+        let Server { fresh_prev, fresh_next, .. } = t.servers[slot as usize];
+        journaled(t, slot, Server { fresh_prev, fresh_next, ..s });
         freshen(t, slot);
         reclassify(t, slot);
-        self.touch(space);
+        self.touch(s.space);
     }
 }
 

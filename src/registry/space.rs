@@ -1,7 +1,7 @@
 //! Namespaces: found by name, made by the first server, gone with the last.
 
 use super::{Error, Registry, chain};
-use crate::shm::{NONE, SPACE_NAME_MAX, Space, Tables, space_flag};
+use crate::shm::{NONE, SPACE_NAME_MAX, Space, Tables, fault, space_flag};
 
 /// A valid name of a namespace: `[A-Za-z0-9._-]{1,64}`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,6 +121,7 @@ impl Registry<'_> {
             return Err(Error::Full("namespace"));
         };
         t.header.free_space = space.hash_next;
+        fault::point!("space.slot");
 
         let mut bytes = [0; SPACE_NAME_MAX];
         bytes[..name.0.len()].copy_from_slice(name.0.as_bytes());
@@ -132,7 +133,9 @@ impl Registry<'_> {
             ..EMPTY
         };
         super::repair::before(|| t.spaces[slot as usize].live = 1);
+        fault::point!("space.live");
         index(t, slot);
+        fault::point!("space.indexed");
         t.header.spaces += 1;
         t.header.space_high_water = t.header.space_high_water.max(slot + 1);
         Ok(SpaceRef { slot, generation: t.spaces[slot as usize].generation })
@@ -149,10 +152,16 @@ impl Registry<'_> {
         Ok(space)
     }
 
-    /// Forgets which namespaces the configuration names, before a new one is read in.
-    pub(super) fn unconfigure_spaces(&mut self) {
-        for space in &mut self.g.spaces[..] {
-            space.flags &= !space_flag::CONFIGURED;
+    /// Forgets that the configuration names other namespaces than these.
+    pub(super) fn unconfigure_others(&mut self, named: &[SpaceName<'_>]) {
+        for slot in 0..self.g.header.space_high_water as usize {
+            let space = &mut self.g.spaces[slot];
+            if space.flags & space_flag::CONFIGURED != 0
+                && !named.iter().any(|name| name.0 == name_of(space))
+            {
+                space.flags &= !space_flag::CONFIGURED;
+                fault::point!("configure.forgotten");
+            }
         }
     }
 
@@ -164,9 +173,11 @@ impl Registry<'_> {
             return;
         }
         unindex(t, slot);
+        fault::point!("space.unindexed");
         let free = t.header.free_space;
         let space = &mut t.spaces[slot as usize];
-        space.live = 0;
+        super::repair::before(|| space.live = 0);
+        fault::point!("space.dead");
         space.generation = space.generation.wrapping_add(1);
         space.heaps = EMPTY.heaps;
         space.hash_next = free;

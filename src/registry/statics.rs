@@ -6,7 +6,7 @@ use super::life::is_enabled;
 use super::member::EMPTY;
 use super::space::{SpaceName, name_of};
 use super::{Error, Events, Happening, Now, Registry, Rules};
-use crate::shm::{Server, Tables, flag, reason};
+use crate::shm::{Server, Tables, fault, flag, reason};
 
 /// A `server` line.
 #[derive(Clone, Debug)]
@@ -35,6 +35,7 @@ impl Registry<'_> {
     ///
     /// [`Error::Full`] when this zone is smaller and not all have room; those that have are here.
     pub fn succeed(&mut self, old: &mut Registry<'_>) -> Result<(), Error> {
+        fault::point!("succeed.begun");
         let mut full = None;
         let mut order: Vec<u32> = (0..old.g.header.high_water)
             .filter(|slot| old.g.servers[*slot as usize].live != 0)
@@ -52,11 +53,13 @@ impl Registry<'_> {
                     if self.insert(server).is_none() {
                         full = Some(Error::Full("server"));
                     }
+                    fault::point!("succeed.server");
                 }
                 Err(e) => full = Some(e),
             }
         }
         self.drop_unused_spaces();
+        fault::point!("succeed.done");
         full.map_or(Ok(()), Err)
     }
 
@@ -74,12 +77,15 @@ impl Registry<'_> {
         now: Now,
         events: &mut Events,
     ) -> Result<(), Error> {
+        fault::point!("configure.begun");
+        // What the configuration no longer names goes last: cut short, the zone still has all that
+        // the old workers know.
         let mut full = None;
-        self.unconfigure_spaces();
         for name in spaces {
             if let Err(e) = self.configure_space(*name) {
                 full = Some(e);
             }
+            fault::point!("configure.space");
         }
         for s in &mut self.g.servers[..] {
             s.flags &= !flag::SEEN;
@@ -88,6 +94,7 @@ impl Registry<'_> {
             if let Err(e) = self.configure_server(*name, line, now) {
                 full = Some(e);
             }
+            fault::point!("configure.server");
         }
         for slot in 0..self.g.header.high_water {
             let s = &self.g.servers[slot as usize];
@@ -97,11 +104,14 @@ impl Registry<'_> {
             if s.flags & (flag::STATIC | flag::SEEN) == flag::STATIC {
                 self.say(Happening::Removed, slot, events);
                 self.erase(slot);
+                fault::point!("configure.removed");
             } else if rules.revives(s, now) {
                 self.revive(slot, now, events);
             }
         }
+        self.unconfigure_others(spaces);
         self.drop_unused_spaces();
+        fault::point!("configure.done");
         full.map_or(Ok(()), Err)
     }
 

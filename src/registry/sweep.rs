@@ -5,7 +5,7 @@
 use super::life::OnExpire;
 use super::space::SpaceRef;
 use super::{Event, Events, Happening, Now, Registry, Rules};
-use crate::shm::{Server, flag, reason};
+use crate::shm::{Server, fault, flag, reason};
 
 /// A walk through the servers of one namespace or of all, and what it found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,17 +54,20 @@ impl Registry<'_> {
             }
             if rules.silent(s, now) {
                 self.sweep_one(slot, sweep, rules, now, events);
+                fault::point!("sweep.server");
             } else if rules.revives(s, now) {
                 self.revive(slot, now, events);
             }
         }
+        fault::point!("sweep.slice");
         sweep.next = end;
         sweep.done = end >= high;
     }
 
     /// Brings back a server whose silence is not too long any more, because the TTL has grown.
     pub(super) fn revive(&mut self, slot: u32, now: Now, events: &mut Events) {
-        self.end_silence(slot, now);
+        let s = self.g.servers[slot as usize];
+        self.end_silence(slot, s, now);
         if self.g.servers[slot as usize].flags & flag::DISABLED == 0 {
             self.say(Happening::Back, slot, events);
         }

@@ -3,6 +3,7 @@
 mod crash;
 mod life;
 mod model;
+mod points;
 mod requests;
 
 use std::net::Ipv4Addr;

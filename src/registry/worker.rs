@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::repair::before;
 use super::{Registry, member};
-use crate::shm::{LedgerEntry, NONE, WorkerRecord, Zone};
+use crate::shm::{LedgerEntry, NONE, WorkerRecord, Zone, dirty, fault};
 
 /// This process's part in a zone: its slot, and where its ledger entries are.
 ///
@@ -60,6 +61,7 @@ impl Registry<'_> {
             if !matches!(zone.claim_worker(slot), Ok(Some(_))) {
                 continue;
             }
+            fault::point!("join.claimed");
             let incarnation = self.g.header.next_incarnation;
             self.g.header.next_incarnation += 1;
             self.g.workers[slot] = WorkerRecord {
@@ -70,6 +72,7 @@ impl Registry<'_> {
                 pid,
                 leaving: 0,
             };
+            fault::point!("join.recorded");
             worker.slot = slot as u32;
             worker.incarnation = incarnation;
             break;
@@ -80,13 +83,16 @@ impl Registry<'_> {
     /// Leaves the zone: takes back the counts that are still there and frees the slot.
     pub fn leave(&mut self, worker: Worker) {
         self.resign(&worker);
+        fault::point!("leave.resigned");
         let lost: Vec<_> = worker.outside.into_iter().collect();
         for ((server, generation), count) in lost {
             self.uncount_outside(worker.slot, server, generation, count);
+            fault::point!("leave.outside");
         }
         if worker.slot != NONE {
             let zone = self.g.zone();
             self.clear_worker(worker.slot);
+            fault::point!("leave.vacant");
             zone.release_worker(worker.slot as usize);
         }
     }
@@ -99,7 +105,9 @@ impl Registry<'_> {
             if self.g.workers[slot].incarnation == 0 || !is_dead(zone, slot) {
                 continue;
             }
+            fault::point!("reap.found");
             self.clear_worker(slot as u32);
+            fault::point!("reap.vacant");
             zone.release_worker(slot);
             dead += 1;
         }
@@ -114,13 +122,15 @@ impl Registry<'_> {
                 break;
             }
             self.free_entry(at);
+            fault::point!("reap.entry");
             self.settle(entry.server, entry.generation, entry.count);
+            fault::point!("reap.settled");
             at = entry.next;
         }
-        self.g.workers[slot as usize] = VACANT;
         if unledgered > 0 {
             self.recount();
         }
+        self.g.workers[slot as usize] = VACANT;
         if self.g.header.leader_incarnation == incarnation {
             self.g.header.leader_incarnation = 0;
         }
@@ -138,23 +148,28 @@ impl Registry<'_> {
     /// Drops all counts that are not in the ledger: who of the dead had them is not known. The
     /// living state theirs again, see [`Registry::restate`].
     fn recount(&mut self) {
+        before(|| self.g.header.dirty |= dirty::RECOUNT);
+        fault::point!("recount.begun");
         for slot in 0..self.g.header.high_water {
             let s = &mut self.g.servers[slot as usize];
             if s.live != 0 && s.unledgered > 0 {
                 s.conns = s.conns.saturating_sub(s.unledgered);
                 s.unledgered = 0;
                 member::reclassify(&mut self.g, slot);
+                fault::point!("recount.half");
             }
         }
         for worker in &mut self.g.workers[..] {
             worker.unledgered = 0;
         }
+        fault::point!("recount.counted");
         self.g.header.recount = self.g.header.recount.wrapping_add(1);
+        before(|| self.g.header.dirty &= !dirty::RECOUNT);
     }
 
     /// States this worker's counts outside the ledger again after [`Registry::recount`].
     #[inline]
-    pub(super) fn restate(&mut self, worker: &mut Worker) {
+    pub fn restate(&mut self, worker: &mut Worker) {
         if worker.recount != self.g.header.recount {
             self.restate_all(worker);
         }
@@ -166,12 +181,16 @@ impl Registry<'_> {
         let mine: Vec<_> = worker.outside.iter().map(|(k, n)| (*k, *n)).collect();
         for ((server, generation), count) in mine {
             self.count_outside(worker.slot, server, generation, count);
+            fault::point!("restate.one");
         }
     }
 
+    // Wherever a process dies while it counts outside the ledger, its own record says that it had
+    // such requests: it is the first to grow and the last to shrink.
+
     fn count_outside(&mut self, worker: u32, server: u32, generation: u32, count: u32) {
         if let Some(w) = self.g.workers.get_mut(worker as usize) {
-            w.unledgered += count;
+            before(|| w.unledgered += count);
         }
         let s = &mut self.g.servers[server as usize];
         if s.live != 0 && s.generation == generation {
@@ -182,14 +201,14 @@ impl Registry<'_> {
     }
 
     fn uncount_outside(&mut self, worker: u32, server: u32, generation: u32, count: u32) {
-        if let Some(w) = self.g.workers.get_mut(worker as usize) {
-            w.unledgered = w.unledgered.saturating_sub(count);
-        }
         let s = &mut self.g.servers[server as usize];
         if s.live != 0 && s.generation == generation {
             s.unledgered = s.unledgered.saturating_sub(count);
         }
         self.settle(server, generation, count);
+        if let Some(w) = self.g.workers.get_mut(worker as usize) {
+            before(|| w.unledgered = w.unledgered.saturating_sub(count));
+        }
     }
 
     /// Books one request of `worker` on `server`. Returns the ledger entry, [`NONE`] when the
@@ -205,6 +224,7 @@ impl Registry<'_> {
             && worker.slot != NONE
         {
             e.count += 1;
+            fault::point!("book.again");
             self.g.servers[server as usize].conns += 1;
             return hint;
         }
@@ -213,8 +233,9 @@ impl Registry<'_> {
         if worker.slot == NONE || at as usize >= self.g.ledger.len() {
             *worker.outside.entry((server, generation)).or_insert(0) += 1;
             if let Some(w) = self.g.workers.get_mut(worker.slot as usize) {
-                w.unledgered += 1;
+                before(|| w.unledgered += 1);
             }
+            fault::point!("book.outside");
             let s = &mut self.g.servers[server as usize];
             s.unledgered += 1;
             s.conns += 1;
@@ -224,6 +245,7 @@ impl Registry<'_> {
         let t = &mut *self.g;
         let head = t.workers[worker.slot as usize].ledger_head;
         t.header.free_ledger = t.ledger[at as usize].next;
+        fault::point!("book.popped");
         t.ledger[at as usize] = LedgerEntry {
             incarnation: worker.incarnation,
             server,
@@ -233,10 +255,12 @@ impl Registry<'_> {
             prev: NONE,
             next: head,
         };
+        fault::point!("book.written");
         if let Some(next) = t.ledger.get_mut(head as usize) {
             next.prev = at;
         }
         t.workers[worker.slot as usize].ledger_head = at;
+        fault::point!("book.chained");
         t.servers[server as usize].conns += 1;
         worker.entries[server as usize] = at;
         at
@@ -255,6 +279,7 @@ impl Registry<'_> {
                 }
                 e.count -= 1;
                 if e.count == 0 {
+                    fault::point!("unbook.last");
                     self.free_entry(entry);
                 }
             }
@@ -264,15 +289,17 @@ impl Registry<'_> {
                 if *n == 0 {
                     worker.outside.remove(&(server, generation));
                 }
-                if let Some(w) = self.g.workers.get_mut(worker.slot as usize) {
-                    w.unledgered = w.unledgered.saturating_sub(1);
-                }
                 let s = &mut self.g.servers[server as usize];
                 if s.live != 0 && s.generation == generation {
                     s.unledgered = s.unledgered.saturating_sub(1);
                 }
+                fault::point!("unbook.outside");
+                if let Some(w) = self.g.workers.get_mut(worker.slot as usize) {
+                    before(|| w.unledgered = w.unledgered.saturating_sub(1));
+                }
             }
         }
+        fault::point!("unbook.counted");
         let s = &mut self.g.servers[server as usize];
         if s.live != 0 && s.generation == generation {
             s.conns = s.conns.saturating_sub(1);
@@ -289,7 +316,9 @@ impl Registry<'_> {
         if let Some(n) = t.ledger.get_mut(next as usize) {
             n.prev = prev;
         }
+        fault::point!("entry.unlinked");
         t.ledger[at as usize].incarnation = 0;
+        fault::point!("entry.freed");
         t.ledger[at as usize].next = t.header.free_ledger;
         t.header.free_ledger = at;
     }
@@ -314,6 +343,7 @@ impl Registry<'_> {
             }
         }
         self.g.header.leader_incarnation = worker.incarnation;
+        fault::point!("elect.half");
         self.g.header.leader_slot = worker.slot;
         true
     }
@@ -340,6 +370,7 @@ impl Registry<'_> {
     /// Notes that a newer configuration uses the zone from now on.
     pub fn next_cycle(&mut self) {
         self.g.header.cycle += 1;
+        fault::point!("cycle.next");
     }
 }
 

@@ -91,6 +91,14 @@ pub mod heap {
     pub const COUNT: usize = 5;
 }
 
+/// Bits of [`Header::dirty`].
+pub mod dirty {
+    /// A holder of the lock panicked: what is derived must be rebuilt.
+    pub const DERIVED: u32 = 1;
+    /// Counts outside the ledger are being dropped: cut short, it is done again from the start.
+    pub const RECOUNT: u32 = 1 << 1;
+}
+
 /// A place for a whole record while it is replaced: see [`Header::journal_target`].
 pub const JOURNAL_EMPTY: u32 = NONE;
 
@@ -120,7 +128,7 @@ pub struct Header {
     pub leader_incarnation: u64,
     /// The elected worker: its slot.
     pub leader_slot: u32,
-    /// Not 0: a holder of the lock panicked, what is derived must be rebuilt.
+    /// [`dirty`] bits; not 0: the zone must be repaired before it is read.
     pub dirty: u32,
     /// The server that `journal` is to be copied to, [`JOURNAL_EMPTY`] when there is none.
     pub journal_target: u32,

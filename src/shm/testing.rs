@@ -1,5 +1,6 @@
 //! Processes that die with what they hold, for tests.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::Zone;
@@ -39,6 +40,47 @@ pub(crate) fn killed_after(time: Duration, f: impl FnOnce()) {
     // SAFETY: our own child, which has not been waited for.
     unsafe { libc::kill(child, libc::SIGKILL) };
     wait(child);
+}
+
+/// Runs `f` in a process of its own. True when it killed itself, false when it came to its end.
+///
+/// # Panics
+///
+/// When the process can't be made, or ends in another way (a panic in `f`, for one).
+pub(crate) fn is_killed_in(f: impl FnOnce()) -> bool {
+    const DONE: i32 = 77;
+    let child = fork(|| {
+        f();
+        // SAFETY: a process may always end itself; nothing of the parent's is run down.
+        unsafe { libc::_exit(DONE) };
+    });
+    let mut status = 0;
+    // SAFETY: our own child, which has not been waited for.
+    unsafe { assert_eq!(libc::waitpid(child, &mut status, 0), child) };
+    let killed = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL;
+    assert!(killed || libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == DONE);
+    killed
+}
+
+/// A word that this process shares with those that it forks.
+///
+/// # Panics
+///
+/// When there is no memory.
+pub(crate) fn shared_word() -> &'static AtomicU64 {
+    // SAFETY: a new mapping that stays; zero is a valid value.
+    unsafe {
+        let memory = libc::mmap(
+            std::ptr::null_mut(),
+            size_of::<AtomicU64>(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        assert!(memory != libc::MAP_FAILED);
+        &*memory.cast()
+    }
 }
 
 fn fork(f: impl FnOnce()) -> libc::pid_t {

@@ -6,10 +6,11 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::slice;
 
+use super::fault;
 use super::layout::{LAYOUT_VERSION, Layout, SizeError};
 use super::lock::{Acquired, LockError, Mutex};
 use super::records::{
-    Header, HeapEntry, JOURNAL_EMPTY, LedgerEntry, NONE, Server, Slots, Space, WorkerRecord,
+    Header, HeapEntry, JOURNAL_EMPTY, LedgerEntry, NONE, Server, Slots, Space, WorkerRecord, dirty,
 };
 
 /// "ngxureg" and the kind of file.
@@ -168,6 +169,7 @@ impl Zone {
     #[inline]
     pub fn lock(&self) -> Result<Guard<'_>, LockError> {
         let acquired = self.mutex(self.layout.lock_at).lock()?;
+        fault::point!("lock.taken");
         // SAFETY: the lock is held until the guard is dropped.
         let tables = unsafe { self.tables() };
         Ok(Guard { zone: self, acquired, tables, held_by_this_thread: PhantomData })
@@ -339,8 +341,9 @@ impl Drop for Guard<'_> {
     fn drop(&mut self) {
         // A panic in the middle of a change is like a death: the next holder repairs.
         if self.acquired == Acquired::OwnerDied || std::thread::panicking() {
-            self.tables.header.dirty = 1;
+            self.tables.header.dirty |= dirty::DERIVED;
         }
+        fault::point!("lock.release");
         // SAFETY: the guard was made with the lock held by this thread, which it can't leave.
         unsafe { self.zone.mutex(self.zone.layout.lock_at).unlock() }
     }
