@@ -22,6 +22,7 @@ use Exporter ();
 use JSON::PP ();
 use RegistryTest::Backend;
 use RegistryTest::Client qw(http raw curl form uri_escape);
+use RegistryTest::Fault;
 use RegistryTest::Load;
 use RegistryTest::Node;
 use RegistryTest::Process qw(free_port temp_dir slurp spew wait_until time_scale alive);
@@ -50,6 +51,8 @@ sub import {
 # take and do.
 sub nginx   { my ($class, %opt) = @_; return RegistryTest::Node->new(%opt) }
 sub backend { my ($class, %opt) = @_; return RegistryTest::Backend->new(%opt) }
+# With the fault-injection build of the module: see RegistryTest::Fault.
+sub fault   { my ($class, %opt) = @_; return RegistryTest::Fault->node(%opt) }
 sub client  { my ($class, $address, %opt) = @_; return RegistryTest::Client->new($address, %opt) }
 
 # Load: so many requests over so many connections, and the counts (see
