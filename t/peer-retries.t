@@ -144,7 +144,7 @@ subtest 'what happens between two tries' => sub {
     my $add = sub { api($node, $_[0] => { ns => 'later', host => $_[1]->host, port => $_[1]->port, @_[ 2 .. $#_ ] }) };
     $node->set_conf(
         http => $http . 'upstream later { registry main; registry_balance round_robin; server ' . $backend{hangs1}->address . ' max_fails=0; }',
-        server => $node->{server} . 'location = /later { proxy_pass http://later; proxy_read_timeout 300ms; }');
+        server => $node->{server} . 'location = /later { proxy_pass http://later; proxy_read_timeout ' . 300 * time_scale() . 'ms; }');
     ok($node->reload, 'a new upstream');
     $add->(add => $backend{good});
     my $begin = sub {
@@ -152,7 +152,7 @@ subtest 'what happens between two tries' => sub {
         my $requests = $backend{hangs1}->stats->{requests};
         $client->send("GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
         # The turn may have been that of good.
-        if (!wait_until(sub { $backend{hangs1}->stats->{requests} > $requests }, 0.1)) {
+        if (!wait_until(sub { $backend{hangs1}->stats->{requests} > $requests }, 0.1 * time_scale())) {
             $client->response;
             $client->send("GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
             wait_until(sub { $backend{hangs1}->stats->{requests} > $requests });

@@ -33,6 +33,7 @@ sub idle { return wait_until(sub { connections($node) == 0 }, 10 * time_scale())
 # Requests that stay on their server for so many seconds.
 sub slow {
     my ($count, $seconds) = @_;
+    $seconds *= time_scale();
     return map {
         my $client = $node->client;
         $client->send("GET /?delay=$seconds HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
