@@ -257,6 +257,14 @@ impl<C: Copy> Idle<C> {
         Some(self.remove(Ticket(oldest)))
     }
 
+    /// The connections that have been idle at least since `then`, the one used last first.
+    pub fn since(&self, then: u64) -> impl Iterator<Item = C> {
+        let entry = |at: u32| self.entries.get(at as usize);
+        std::iter::successors(entry(self.all.newest), move |e| entry(e.all.older))
+            .skip_while(move |e| e.since > then)
+            .filter_map(|e| e.connection)
+    }
+
     /// The servers with idle connections, by slot, from that slot on.
     pub fn servers(&self, from_slot: u32) -> impl Iterator<Item = ServerKey> {
         let buckets = self.buckets.iter().enumerate().skip(from_slot as usize);
@@ -414,6 +422,9 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(idle.len(), list.len());
+                let old: Vec<_> = idle.since(now.saturating_sub(100)).collect();
+                let expected = list.iter().rev().filter(|e| e.3 <= now.saturating_sub(100));
+                prop_assert_eq!(old, expected.map(|e| e.2).collect::<Vec<_>>());
                 let order: Vec<_> = idle.warmest().collect();
                 let expected: Vec<_> = list.iter().rev().map(|e| e.0).collect();
                 prop_assert_eq!(order, expected);

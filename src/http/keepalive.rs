@@ -22,6 +22,10 @@ use crate::registry::{Flight, Registry};
 /// Milliseconds between two looks for connections that have timed out or whose server is gone.
 pub(super) const TICK: u64 = 500;
 
+/// The share of a worker's connections that may be idle ones here without nginx being allowed at once
+/// to take them for others.
+const MANY: usize = 8;
+
 /// Servers that are looked up under one hold of the lock.
 const SLICE: usize = 128;
 
@@ -132,8 +136,12 @@ impl Pool {
             return;
         };
         line.park(pc);
-        let ticket = self.idle.borrow_mut().put(key, hold.shape.hash(), line, now().mono);
-        line.note().ticket.set(ticket);
+        let mut idle = self.idle.borrow_mut();
+        line.note().ticket.set(idle.put(key, hold.shape.hash(), line, now().mono));
+        if idle.len() > connection::worker_connections() / MANY {
+            line.set_reusable();
+        }
+        drop(idle);
         if line.has_stirred() {
             connection::look(line);
         }
@@ -158,6 +166,18 @@ impl Pool {
             let out = self.idle.borrow_mut().timed_out(now);
             let Some(line) = out else { break };
             line.close();
+        }
+    }
+
+    /// Lets nginx take the connections that have been idle for a while when the worker's run out.
+    /// Not at once, as long as they are few: most are used again before, and this has a price.
+    fn lend(&self) {
+        let then = now().mono.saturating_sub(TICK);
+        let idle = self.idle.borrow();
+        let new: Vec<_> = idle.since(then).take_while(|line| !line.is_reusable()).collect();
+        // nginx takes the one first that was lent first.
+        for line in new.into_iter().rev() {
+            line.set_reusable();
         }
     }
 
@@ -335,6 +355,7 @@ impl Expired for Keeper {
     fn expired(&mut self) -> Option<u64> {
         for pool in self.pools() {
             pool.close_timed_out();
+            pool.lend();
         }
         Some(if self.compare() { 1 } else { TICK })
     }

@@ -10,7 +10,8 @@ use std::slice;
 use ngx::ffi::{
     NGX_PEER_FAILED, ngx_close_connection, ngx_connection_t, ngx_current_msec, ngx_cycle,
     ngx_del_timer, ngx_destroy_pool, ngx_event_t, ngx_handle_read_event, ngx_http_request_t,
-    ngx_http_upstream_t, ngx_palloc, ngx_peer_connection_t, ngx_pool_t, ngx_uint_t,
+    ngx_http_upstream_t, ngx_palloc, ngx_peer_connection_t, ngx_pool_t, ngx_reusable_connection,
+    ngx_uint_t,
 };
 
 use super::process;
@@ -314,6 +315,12 @@ pub(crate) fn is_fit(
     }
 }
 
+/// How many connections this worker may have in all.
+pub(crate) fn worker_connections() -> usize {
+    // SAFETY: the cycle is the current one.
+    unsafe { (*ngx_cycle).connection_n }
+}
+
 impl<T> LineRef<T> {
     /// Notes a new connection. `None`: out of memory.
     pub(crate) fn new(pc: &ngx_peer_connection_t, shape: &Shape, note: T) -> Option<Self> {
@@ -368,6 +375,18 @@ impl<T> LineRef<T> {
         }
     }
 
+    /// Whether nginx may close the connection when the worker's run out.
+    pub(crate) fn is_reusable(&self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { (*self.line().connection).reusable() != 0 }
+    }
+
+    /// Lets nginx close the connection when the worker's run out.
+    pub(crate) fn set_reusable(&self) {
+        // SAFETY: the connection is open and parked; nginx closes it by its read event's handler.
+        unsafe { ngx_reusable_connection(self.line().connection, 1) }
+    }
+
     /// What has come from the server while the connection was not looked at.
     pub(crate) fn has_stirred(&self) -> bool {
         // SAFETY: the connection is open.
@@ -382,6 +401,9 @@ impl<T> LineRef<T> {
             let c = &mut *self.line().connection;
             if (*c.read).timer_set() != 0 && !would_stay(r, &*c.read) {
                 ngx_del_timer(c.read);
+            }
+            if c.reusable() != 0 {
+                ngx_reusable_connection(c, 0);
             }
             c.set_idle(0);
             c.sent = 0;
