@@ -7,6 +7,7 @@ mod api;
 mod main_conf;
 mod peer;
 mod settings;
+mod state;
 mod upstream;
 mod worker;
 mod zone;

@@ -8,6 +8,7 @@
 //! | [`balance`] | how one server is chosen, one policy a file |
 //! | [`shm`] | the records in shared memory, their lock |
 //! | [`api`] | the HTTP interface: request in, reply out |
+//! | [`state`] | the state file: its format, and how it is read and replaced |
 //! | `nginx` | thin safe wrappers for what the `ngx` crate lacks |
 //! | `http` | the nginx module: directives, upstream callbacks, workers |
 //!
@@ -17,6 +18,7 @@ pub mod api;
 pub mod balance;
 pub mod registry;
 pub mod shm;
+pub mod state;
 
 #[cfg(feature = "module")]
 mod http;

@@ -5,6 +5,7 @@
 //! Records refer to each other by index, never by address, and a reader checks the generation of
 //! what it finds: a slot is used again, a `(slot, generation)` pair is not.
 
+mod file_lock;
 mod layout;
 mod lock;
 mod records;
@@ -14,11 +15,12 @@ pub(crate) mod testing;
 mod tests;
 mod zone;
 
+pub use file_lock::FileLock;
 pub use layout::{LAYOUT_VERSION, Layout, MIN_ARENA, SizeError};
 pub use lock::{Acquired, LockError};
 pub use records::{
     Extent, HeapEntry, Key, LedgerEntry, NAME_MAX, NONE, SPACE_NAME_MAX, Server, Slots, Space,
     WorkerRecord, class, flag, heap, reason, space_flag,
 };
-pub use records::{Header, JOURNAL_EMPTY};
+pub use records::{Filed, Header, JOURNAL_EMPTY, NEVER_FILED};
 pub use zone::{Guard, OpenError, Tables, Zone};

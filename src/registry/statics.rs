@@ -57,6 +57,7 @@ impl Registry<'_> {
             }
         }
         self.drop_unused_spaces();
+        self.succeed_in_file(old);
         full.map_or(Ok(()), Err)
     }
 

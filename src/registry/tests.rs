@@ -4,6 +4,7 @@ mod crash;
 mod life;
 mod model;
 mod requests;
+mod saved;
 
 use std::net::Ipv4Addr;
 

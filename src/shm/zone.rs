@@ -9,7 +9,8 @@ use std::slice;
 use super::layout::{LAYOUT_VERSION, Layout, SizeError};
 use super::lock::{Acquired, LockError, Mutex};
 use super::records::{
-    Header, HeapEntry, JOURNAL_EMPTY, LedgerEntry, NONE, Server, Slots, Space, WorkerRecord,
+    Filed, Header, HeapEntry, JOURNAL_EMPTY, LedgerEntry, NEVER_FILED, NONE, Server, Slots, Space,
+    WorkerRecord,
 };
 
 /// "ngxureg" and the kind of file.
@@ -85,6 +86,7 @@ impl Zone {
             next_incarnation: 1,
             journal_target: JOURNAL_EMPTY,
             leader_slot: NONE,
+            filed: Filed { instance: random_u64().max(1), version: NEVER_FILED, ..t.header.filed },
             ..*t.header
         };
         t.link_free_lists();
