@@ -14,4 +14,4 @@ mod tests;
 
 pub use file::{Found, Problem, identity, link_aside, path_hash, read, replace, set_aside};
 pub use format::{Document, Draft, FORMAT_VERSION, Head, ParseError, Writer, parse};
-pub use keeper::{Began, Content, Failure, Job, Keeper, Report};
+pub use keeper::{Began, Content, Failure, Job, Keeper, Report, ask_for_latest};

@@ -8,7 +8,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use RegistryTest;
 
-my ($a, $b) = map { RegistryTest->backend(name => $_) } qw(a b);
+my ($one, $two) = map { RegistryTest->backend(name => $_) } qw(a b);
 my $SECOND = 1 * time_scale();
 
 sub node {
@@ -54,16 +54,15 @@ subtest 'a change is in the file within a second, whichever worker made it' => s
         my ($what, $check) = @_;
         ok(wait_until($check, $SECOND), "$what is in the file");
     };
-    api($node, 'add', { ns => 'backend', host => $a->host, port => $a->port, weight => 3 });
-    $in_time->('a new server', sub { names($node) eq 'backend ' . $a->address });
-    my $one = in_file($node)->{ 'backend ' . $a->address };
-    is($one->{weight}, 3, 'with its weight');
-    api($node, 'weight', { ns => 'backend', host => $a->host, port => $a->port, weight => 7 });
-    $in_time->('a weight', sub { in_file($node)->{ 'backend ' . $a->address }{weight} == 7 });
-    api($node, 'toggle', { ns => 'backend', host => $a->host, port => $a->port, action => 'disable' });
-    $in_time->('a server switched off', sub { (in_file($node)->{ 'backend ' . $a->address }{disabled} || '') eq 'manual' });
-    api($node, 'drain', { ns => 'backend', host => $a->host, port => $a->port });
-    $in_time->('a drain', sub { in_file($node)->{ 'backend ' . $a->address }{draining} });
+    api($node, 'add', { ns => 'backend', host => $one->host, port => $one->port, weight => 3 });
+    $in_time->('a new server', sub { names($node) eq 'backend ' . $one->address });
+    is(in_file($node)->{ 'backend ' . $one->address }{weight}, 3, 'with its weight');
+    api($node, 'weight', { ns => 'backend', host => $one->host, port => $one->port, weight => 7 });
+    $in_time->('a weight', sub { in_file($node)->{ 'backend ' . $one->address }{weight} == 7 });
+    api($node, 'toggle', { ns => 'backend', host => $one->host, port => $one->port, action => 'disable' });
+    $in_time->('a server switched off', sub { (in_file($node)->{ 'backend ' . $one->address }{disabled} || '') eq 'manual' });
+    api($node, 'drain', { ns => 'backend', host => $one->host, port => $one->port });
+    $in_time->('a drain', sub { in_file($node)->{ 'backend ' . $one->address }{draining} });
     api($node, 'add', { ns => 'shop', host => '127.0.0.9', port => $_ }) for 1 .. 20;
     $in_time->('each of many servers', sub { keys %{ in_file($node) } == 21 });
     api($node, 'remove', { ns => 'shop', host => '127.0.0.9', port => $_ }) for 1 .. 20;
@@ -73,16 +72,16 @@ subtest 'a change is in the file within a second, whichever worker made it' => s
 
 subtest 'heartbeats alone cause no write' => sub {
     my $node = node();
-    api($node, 'add', { ns => 'backend', host => $a->host, port => $a->port });
-    ok(wait_until(sub { names($node) eq 'backend ' . $a->address }, $SECOND), 'a server is in the file');
+    api($node, 'add', { ns => 'backend', host => $one->host, port => $one->port });
+    ok(wait_until(sub { names($node) eq 'backend ' . $one->address }, $SECOND), 'a server is in the file');
     my $before = state_of($node);
     my $end = time + 1.5 * $SECOND;
     my $beats = 0;
     while (time < $end) {
         my $endpoint = $beats++ % 2 ? 'refresh' : 'add';
-        is(api($node, $endpoint, { ns => 'backend', host => $a->host, port => $a->port })->{status}, 200)
+        is(api($node, $endpoint, { ns => 'backend', host => $one->host, port => $one->port })->{status}, 200)
             if $beats <= 2;
-        api($node, $endpoint, { ns => 'backend', host => $a->host, port => $a->port });
+        api($node, $endpoint, { ns => 'backend', host => $one->host, port => $one->port });
         $node->get('/');
     }
     ok($beats > 20, "$beats heartbeats and requests");
@@ -108,12 +107,12 @@ subtest 'changes go together' => sub {
 
 subtest 'a silence, and its end, cause no write either' => sub {
     my $node = node(settings => 'heartbeat_ttl 300ms; cleanup_interval 50ms;');
-    api($node, 'add', { ns => 'backend', host => $a->host, port => $a->port });
-    ok(wait_until(sub { names($node) eq 'backend ' . $a->address }, $SECOND), 'a server is in the file');
+    api($node, 'add', { ns => 'backend', host => $one->host, port => $one->port });
+    ok(wait_until(sub { names($node) eq 'backend ' . $one->address }, $SECOND), 'a server is in the file');
     my $before = state_of($node);
-    ok(wait_until(sub { (servers($node, 'backend')->{ $a->address }{disabled_reason} || '') eq 'heartbeat_timeout' }), 'it is silent, and switched off for it');
-    api($node, 'refresh', { ns => 'backend', host => $a->host, port => $a->port });
-    is(servers($node, 'backend')->{ $a->address }{state}, 'up', 'and comes back');
+    ok(wait_until(sub { (servers($node, 'backend')->{ $one->address }{disabled_reason} || '') eq 'heartbeat_timeout' }), 'it is silent, and switched off for it');
+    api($node, 'refresh', { ns => 'backend', host => $one->host, port => $one->port });
+    is(servers($node, 'backend')->{ $one->address }{state}, 'up', 'and comes back');
     sleep 0.7 * time_scale();    # that nothing happens can only be waited for
     is(state_of($node), $before, 'the file is the same');
     $node->log_is_clean;
@@ -121,7 +120,7 @@ subtest 'a silence, and its end, cause no write either' => sub {
 
 for my $how ('QUIT', 'TERM', 'KILL') {
     subtest "all is there again after a restart ($how)" => sub {
-        my $lines = 'server ' . $b->address . ' weight=2;';
+        my $lines = 'server ' . $two->address . ' weight=2;';
         my $node = node(lines => $lines);
         my $on = sub { my ($endpoint, %of) = @_; is(api($node, $endpoint, { ns => 'backend', host => '127.0.0.9', %of })->{status}, 200, "$endpoint $of{port}") };
         $on->('add', port => 1, weight => 4, max_conns => 0);
@@ -130,12 +129,12 @@ for my $how ('QUIT', 'TERM', 'KILL') {
         $on->('add', port => 4);
         $on->('toggle', port => 2, action => 'disable');
         $on->('drain', port => 4);
-        $on->('toggle', host => $b->host, port => $b->port, action => 'disable');
+        $on->('toggle', host => $two->host, port => $two->port, action => 'disable');
         api($node, 'add', { ns => 'shop', host => '::1', port => 5 });
         my $before = kept($node, 'backend', 'shop');
         is(scalar(keys %$before), 6, 'six servers in two namespaces');
         if ($how eq 'KILL') {
-            ok(wait_until(sub { keys %{ in_file($node) } == 6 && in_file($node)->{ 'backend ' . $b->address }{disabled} }, $SECOND), 'within a second they are in the file');
+            ok(wait_until(sub { keys %{ in_file($node) } == 6 && in_file($node)->{ 'backend ' . $two->address }{disabled} }, $SECOND), 'within a second they are in the file');
             $node->kill_all;
         }
         else {
@@ -145,9 +144,6 @@ for my $how ('QUIT', 'TERM', 'KILL') {
         $node->start;
         is_deeply(kept($node, 'backend', 'shop'), $before, 'the same servers, as they were');
         ok($node->grep_log(qr/\[notice\].* registry "main": 6 servers read from state file "\Q@{[file($node)]}\E"/), 'the log says so');
-        is_deeply([ map { $_->{addr} } @{ status($node, 'backend')->{data} } ],
-            [ sort { $before->{"backend $a"}{created_at} <=> $before->{"backend $b"}{created_at} } map { /^backend (.*)/ ? $1 : () } keys %$before ],
-            'in their order') if 0;
         $node->log_is_clean;
     };
 }
@@ -155,7 +151,7 @@ for my $how ('QUIT', 'TERM', 'KILL') {
 subtest 'a server from the file has one heartbeat_ttl to show up' => sub {
     my $ttl = 1 * time_scale();
     my $node = node(settings => "heartbeat_ttl ${ttl}s; cleanup_interval 50ms; on_expire remove;");
-    api($node, 'add', { ns => 'backend', host => $a->host, port => $a->port });
+    api($node, 'add', { ns => 'backend', host => $one->host, port => $one->port });
     $node->quit;
     sleep 1.2 * $ttl;    # nginx is down for longer than the TTL
     $node->start;
@@ -170,13 +166,13 @@ subtest 'a server from the file has one heartbeat_ttl to show up' => sub {
 
 subtest 'without a master it works as well' => sub {
     my $node = node(master => 0);
-    api($node, 'add', { ns => 'backend', host => $a->host, port => $a->port });
-    ok(wait_until(sub { names($node) eq 'backend ' . $a->address }, $SECOND), 'a server is in the file within a second');
-    api($node, 'add', { ns => 'backend', host => $b->host, port => $b->port });
+    api($node, 'add', { ns => 'backend', host => $one->host, port => $one->port });
+    ok(wait_until(sub { names($node) eq 'backend ' . $one->address }, $SECOND), 'a server is in the file within a second');
+    api($node, 'add', { ns => 'backend', host => $two->host, port => $two->port });
     ok($node->quit, 'quit at once');
     $node->start;
     is(status($node, 'backend')->{total}, 2, 'both are there');
-    api($node, 'remove', { ns => 'backend', host => $a->host, port => $a->port });
+    api($node, 'remove', { ns => 'backend', host => $one->host, port => $one->port });
     $node->stop;
     $node->start;
     is(status($node, 'backend')->{total}, 1, 'and after TERM what there was then');

@@ -21,16 +21,7 @@ impl FileLock {
     ///
     /// As for opening any file for writing; a symbolic link is refused.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let open = || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-                .open(path)
-        };
+        let open = || open(path, true);
         match open() {
             // Left by workers of another user, in a directory that is ours now.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
@@ -39,6 +30,15 @@ impl FileLock {
             }
             opened => opened.map(Self),
         }
+    }
+
+    /// Opens a file that is there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`FileLock::open`].
+    pub fn open_existing(path: &Path) -> io::Result<Self> {
+        open(path, false).map(Self)
     }
 
     /// Whether the file is still there under a name: a lock on one that is not says nothing.
@@ -101,6 +101,17 @@ impl FileLock {
             e => Err(e),
         }
     }
+}
+
+fn open(path: &Path, create: bool) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
 }
 
 fn range(kind: i16, first: u64, len: u64) -> libc::flock {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::file::{Found, Problem, beside, identity, read, replace, set_aside};
 use super::format::{Document, Draft};
@@ -109,7 +110,7 @@ impl Keeper {
         match job {
             Job::Look => Report::Looked {
                 identity: identity(&self.path).unwrap_or(0),
-                others: self.lock.as_ref().is_some_and(|lock| self.has_company(lock)),
+                others: self.lock.as_ref().is_some_and(|lock| has_company(lock, self.instance)),
             },
             Job::Begin { known } => Report::Began(self.begin(known)),
             Job::Write(draft) => {
@@ -148,7 +149,7 @@ impl Keeper {
         if matches!(content, Content::Bad(_, Err(_))) {
             self.end();
         }
-        let others = self.lock.as_ref().is_some_and(|lock| self.has_company(lock));
+        let others = self.lock.as_ref().is_some_and(|lock| has_company(lock, self.instance));
         Began::Ready { content, others }
     }
 
@@ -158,7 +159,7 @@ impl Keeper {
         if self.lock.as_ref().is_none_or(|lock| !lock.is_linked()) {
             let lock = FileLock::open(&path).map_err(failed)?;
             // That this nginx uses the file; held for as long as this is open.
-            lock.try_shared(self.presence()).map_err(failed)?;
+            lock.try_shared(presence(self.instance)).map_err(failed)?;
             self.lock = Some(lock);
         }
         let Some(lock) = &self.lock else { return Ok(false) };
@@ -173,15 +174,32 @@ impl Keeper {
             self.lock = None;
         }
     }
+}
 
-    /// The byte that all workers of one nginx share.
-    fn presence(&self) -> u64 {
-        1 + (self.instance >> 3)
+/// The byte that all workers of one nginx share, for as long as it uses the file.
+fn presence(instance: u64) -> u64 {
+    1 + (instance >> 3)
+}
+
+/// Whether another nginx than that uses the file.
+fn has_company(lock: &FileLock, instance: u64) -> bool {
+    let mine = presence(instance);
+    let held = |first, end| lock.is_held_by_others(first, end).unwrap_or(false);
+    held(1, mine) || held(mine + 1, 1 << 62)
+}
+
+/// Before the file is read at a start: another nginx that uses it (the old side of a binary
+/// upgrade) sees that it has company and writes what it has. Waits for that, and no longer than
+/// `patience`.
+pub fn ask_for_latest(path: &Path, instance: u64, patience: Duration) {
+    // Without the lock's file nobody else can be there.
+    let Ok(lock) = FileLock::open_existing(&beside(path, ".lock")) else { return };
+    if !has_company(&lock, instance) || !lock.try_shared(presence(instance)).unwrap_or(false) {
+        return;
     }
-
-    fn has_company(&self, lock: &FileLock) -> bool {
-        let mine = self.presence();
-        let held = |first, end| lock.is_held_by_others(first, end).unwrap_or(false);
-        held(1, mine) || held(mine + 1, 1 << 62)
+    let before = identity(path);
+    let deadline = Instant::now() + patience;
+    while identity(path) == before && has_company(&lock, instance) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

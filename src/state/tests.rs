@@ -455,3 +455,34 @@ fn a_directory_that_is_not_there_is_a_failure_that_says_so() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn who_starts_waits_for_the_latest_of_who_runs() {
+    use std::time::{Duration, Instant};
+    let dir = Dir::new("latest");
+    let path = dir.file();
+    let long = Duration::from_secs(20);
+    let began = Instant::now();
+    ask_for_latest(&path, 8, long);
+    let mut old = Keeper::new(path.clone(), 7);
+    begun(old.work(Job::Begin { known: 0 }));
+    ask_for_latest(&path, 7, long);
+    assert!(began.elapsed() < long / 2, "there is nobody to wait for");
+
+    let asks = std::thread::spawn({
+        let path = path.clone();
+        move || ask_for_latest(&path, 8, long)
+    });
+    while !matches!(old.work(Job::Look), Report::Looked { others: true, .. }) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!asks.is_finished());
+    begun(old.work(Job::Begin { known: 0 }));
+    old.work(Job::Write(draft(&head(7), &[], false)));
+    asks.join().unwrap();
+    assert!(began.elapsed() < long / 2, "what it waited for has come");
+
+    let asked = Instant::now();
+    ask_for_latest(&path, 8, Duration::from_millis(30));
+    assert!(asked.elapsed() >= Duration::from_millis(30), "but it waits only so long");
+}

@@ -33,7 +33,9 @@ const TICK: u64 = 200;
 /// Milliseconds between two changes of the file: what comes in between goes together.
 const SPACING: u64 = 400;
 /// Milliseconds between two looks at the file itself.
-const LOOK: u64 = 1000;
+const LOOK: u64 = 250;
+/// Milliseconds, at most, in which two nginx tell each other of heartbeats.
+const SHARE: u64 = 10_000;
 /// Milliseconds to the next try after a failure: the first time, and at most.
 const BACKOFF: (u64, u64) = (500, 8000);
 /// Milliseconds after which a lock that another holds is worth a line.
@@ -518,7 +520,7 @@ impl Core {
         };
         self.forced = false;
         self.backoff = 0;
-        self.next_share = now().mono + (self.conf().rules.ttl / 4).clamp(1000, 10_000);
+        self.next_share = now().mono + (self.conf().rules.ttl / 8).clamp(SPACING, SHARE);
         let Ok(mut registry) = Registry::lock(&self.local.zone) else { return };
         let path = self.path_hash;
         let filed = registry.filed();

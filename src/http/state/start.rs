@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ngx::ffi::{NGX_LOG_ERR, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_conf_t, ngx_cycle_t, ngx_log_t};
 
@@ -15,7 +16,10 @@ use crate::nginx::conf::{self, Outcome};
 use crate::nginx::log::{log, log_conf};
 use crate::nginx::user::{self, WorkerUser};
 use crate::registry::Registry;
-use crate::state::{Found, link_aside, path_hash, read, set_aside};
+use crate::state::{Found, ask_for_latest, link_aside, path_hash, read, set_aside};
+
+/// How long a new binary waits for the old one to write its last changes.
+const LATEST: Duration = Duration::from_millis(1500);
 
 /// `state_file PATH`
 pub(in crate::http) fn set(
@@ -179,6 +183,7 @@ fn make(directory: &Path, user: Option<&WorkerUser>) -> io::Result<()> {
 pub(in crate::http) fn load(conf: &ZoneConf, registry: &mut Registry<'_>, to: *mut ngx_log_t) {
     let Some(path) = &conf.state_file else { return };
     let name = &conf.name;
+    ask_for_latest(path, registry.filed().instance, LATEST);
     let (mut document, identity) = match read(path) {
         Found::Missing => return,
         Found::Whole(document, identity) => (document, identity),
