@@ -41,10 +41,10 @@ sub sealed {
     }
     return sprintf qq(%s,"checksum":"%016s"}\n), $text, substr $hash->as_hex, 2;
 }
-# Inode, size, mtime and mode of all in a directory.
+# Inode, mode, size and mtime of the file and of all beside it.
 sub picture {
-    my ($dir) = @_;
-    return { map { my @s = lstat; ($_ => "@s[1, 2, 7, 9]") } glob "$dir/*" };
+    my ($node) = @_;
+    return { map { my @s = lstat; ($_ => "@s[1, 2, 7, 9]") } glob file($node, '*') };
 }
 
 my ($model, $good) = stopped();
@@ -83,12 +83,10 @@ for my $case (sort keys %TEXTS) {
         my ($text, $why) = @{ $TEXTS{$case} };
         my $node = node();
         spew(file($node), $text);
-        my $before = picture($node->dir);
+        my $before = picture($node);
         my ($exit) = $node->test_conf;
         is($exit, 0, 'nginx -t is content');
-        delete $_->{ $node->dir . '/test_conf.out' }, delete $_->{ $node->dir . '/test_conf.log' }
-            for my $after = picture($node->dir);
-        is_deeply({ map { $_ => $after->{$_} } keys %$before }, $before, 'and touches nothing');
+        is_deeply(picture($node), $before, 'and touches nothing');
 
         my $from = $node->log_size;
         $node->start;
@@ -173,6 +171,35 @@ subtest 'one that cannot be moved aside is not overwritten' => sub {
         $node->reload;
         ok(wait_until(sub { slurp(file($node)) =~ /127\.0\.0\.9:1"/ }, $SECOND), 'gone, and after a reload, the state is saved');
     }
+    $node->log_is_clean;
+};
+
+subtest 'a full disk' => sub {
+    plan skip_all => 'needs root, for a small disk of its own' if $> != 0;
+    my $node = node(size => '1m');
+    my $disk = $node->dir . '/disk';
+    mkdir $disk;
+    system('mount', '-t', 'tmpfs', '-o', 'size=64k', 'none', $disk) == 0 or plan skip_all => 'no mounts here';
+    my $ok = eval {
+        $node->set_conf(http => $node->{http} =~ s/main\.json/disk\/main.json/r)->start;
+        api($node, 'add', { ns => 'backend', host => '127.0.0.9', port => 1 });
+        ok(wait_until(sub { slurp("$disk/main.json") =~ /127\.0\.0\.9:1"/ }, $SECOND), 'a server is saved');
+        spew("$disk/full", 'x' x 48_000);
+        api($node, 'add', { ns => 'backend', host => '127.0.0.9', port => $_ }) for 2 .. 200;
+        ok($node->wait_log(qr/\[error\].*state file "\Q$disk\E\/main\.json" can't be written: writing "\Q$disk\E\/main\.json" failed: No space left on device/), 'full: the log says so');
+        is(status($node, 'backend')->{total}, 200, 'nginx serves');
+        like(slurp("$disk/main.json"), qr/"checksum":"\w+"}\n\z/, 'the file is a whole one');
+        sleep 1.2 * time_scale();
+        ok(!-e "$disk/main.json.tmp", 'nothing is left of the tries');
+        unlink "$disk/full";
+        ok(wait_until(sub { slurp("$disk/main.json") =~ /"count":200,/ }, 10 * $SECOND), 'with room again it is written');
+        ok($node->wait_log(qr/\[notice\].* is written again/), 'and the log says so');
+        is(scalar $node->grep_log(qr/\[error\]/), 1, 'one error line in all');
+        $node->quit;
+        1;
+    };
+    system('umount', '-l', $disk);
+    die $@ if !$ok;
     $node->log_is_clean;
 };
 

@@ -98,6 +98,22 @@ subtest 'one that the worker user cannot write' => sub {
     $node->log_is_clean(allow => [ [ qr/exited on signal 9/, 1 ] ]);
 };
 
+subtest 'a file that the worker user cannot read' => sub {
+    plan skip_all => 'root alone has workers of another user' if $> != 0;
+    my $node = node('mine/main.json')->start;
+    my $dir = $node->dir . '/mine';
+    saves($node, "$dir/main.json", 1);
+    # Put there by root while nginx runs.
+    spew("$dir/new", 'x');
+    chmod 0600, "$dir/new";
+    rename "$dir/new", "$dir/main.json";
+    ok($node->wait_log(qr/\[error\].* can't use state file "\Q$dir\E\/main\.json": it can't be read: Permission denied \(os error 13\); it is kept as "\Q$dir\E\/main\.json\.bad"/), 'the log says so');
+    saves($node, "$dir/main.json", 2);
+    is(slurp("$dir/main.json.bad"), 'x', 'it is kept');
+    is(scalar $node->grep_log(qr/\[error\]/), 1, 'one line in all');
+    $node->log_is_clean;
+};
+
 subtest 'what a crash left half written goes' => sub {
     my $node = node('left/main.json');
     my $dir = $node->dir . '/left';

@@ -115,6 +115,18 @@ impl<J: Send + 'static, R: Send + 'static> Thread<J, R> {
         self.shared.state.lock().results.pop_front()
     }
 
+    /// As [`Thread::take`], but waits for it, no longer than `patience`.
+    pub(crate) fn wait(&self, patience: Duration) -> Option<Result<R, Panicked>> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.shared.state.lock();
+        while state.results.is_empty() && !state.ended {
+            if self.shared.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.results.pop_front()
+    }
+
     /// Lets it end when it has done the jobs that it has, and waits for that, but no longer than
     /// `patience`: a disk that hangs must not hang the worker. Returns the last results.
     pub(crate) fn stop(mut self, patience: Duration) -> Vec<Result<R, Panicked>> {
@@ -162,6 +174,7 @@ impl<J, R> Shared<J, R> {
 
     fn done(&self, result: Result<R, Panicked>) {
         self.state.lock().results.push_back(result);
+        self.changed.notify_all();
     }
 }
 

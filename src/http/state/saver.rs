@@ -553,40 +553,43 @@ impl Core {
         self.thread = None;
     }
 
-    /// Writes what is unsaved, here and now, when nobody is left who would.
+    /// Writes what is unsaved, here and now, when nobody is left who would. Waits for the disk, but
+    /// not for one that hangs.
     fn flush(&mut self) {
-        let (known, instance) = {
+        let known = {
             let Ok(mut registry) = Registry::lock(&self.local.zone) else { return };
             let filed = *registry.filed();
             let unsaved = registry.is_unsaved(self.path_hash) && !registry.is_retired();
             if !unsaved || filed.refused == self.path_hash || !registry.is_deserted() {
                 return;
             }
-            (if filed.path == self.path_hash { filed.identity } else { 0 }, filed.instance)
+            if filed.path == self.path_hash { filed.identity } else { 0 }
         };
-        let mut keeper = Keeper::new(self.path.clone(), instance);
         let deadline = Instant::now() + LAST;
         let mut job = Job::Begin { known };
-        self.phase = Phase::Asked;
         loop {
-            let report = keeper.work(job);
-            if matches!(report, Report::Began(Began::Busy)) && Instant::now() < deadline {
+            self.send(job);
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(thread) = &self.thread else { return };
+            let Some(result) = thread.wait(left) else {
+                return self.failed(&"the disk does not answer");
+            };
+            if matches!(result, Ok(Report::Began(Began::Busy))) && Instant::now() < deadline {
                 // Another nginx is at it, which takes milliseconds.
                 std::thread::sleep(Duration::from_millis(5));
                 job = Job::Begin { known };
                 continue;
             }
-            if matches!(report, Report::Began(Began::Busy)) {
-                self.say(NGX_LOG_ERR, format_args!("is locked: the last changes are not in it"));
+            if matches!(result, Ok(Report::Began(Began::Busy))) {
+                return self.failed(&"another process holds the lock beside it");
             }
-            self.reported(report);
+            self.result(result);
             job = loop {
-                match self.phase {
-                    Phase::Merging { .. } | Phase::Copying { .. } => match self.advance() {
-                        Next::Send(job) => break job,
-                        Next::Again | Next::Rest => {}
-                    },
-                    Phase::Rest | Phase::Asked => return,
+                if !self.is_busy() {
+                    return self.stop();
+                }
+                if let Next::Send(job) = self.advance() {
+                    break job;
                 }
             };
         }
