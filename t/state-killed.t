@@ -67,8 +67,8 @@ sub lost {
 subtest 'master and workers at once' => sub {
     my $node = node();
     my (%known, $old);
-    for my $round (1 .. 6) {
-        change($node, \%known, 0.4 + rand(1.4) * $SECOND);
+    for my $round (1 .. 4) {
+        change($node, \%known, 0.6 + rand(1) * $SECOND);
         my $when = time;
         $node->kill_all;
         $old = grep { defined $_->[0] && $when - $_->[1] >= $SECOND } values %known;
@@ -83,7 +83,7 @@ subtest 'workers now and then, and then all' => sub {
     my $node = node(workers => 3);
     my ($kills, $next, %known) = (0, 0);
     for my $round (1, 2) {
-        change($node, \%known, 2 * $SECOND, sub {
+        change($node, \%known, 1.6 * $SECOND, sub {
             return if time < $next;
             my @workers = $node->workers or return;
             kill 'KILL', $workers[ rand @workers ];

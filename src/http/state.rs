@@ -1,5 +1,6 @@
 //! `state_file`: what a start does with it, and the worker that writes it.
 
+mod core;
 mod saver;
 mod start;
 
