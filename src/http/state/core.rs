@@ -98,6 +98,8 @@ pub(super) struct Core {
     busy_since: Option<u64>,
     backoff: u64,
     copies: Vec<Copied>,
+    /// Read in, to be freed by the thread.
+    spent: Option<Box<Document>>,
     events: Events,
 }
 
@@ -120,6 +122,7 @@ impl Core {
             busy_since: None,
             backoff: 0,
             copies: Vec::new(),
+            spent: None,
             events: Events::with_capacity(SLICE as usize),
         }
     }
@@ -159,6 +162,9 @@ impl Core {
                 Err(e) => return self.failed(&format_args!("no thread can be started: {e}")),
             }
         }
+        if let (Some(thread), Some(spent)) = (&self.thread, self.spent.take()) {
+            thread.send(Job::Discard(spent));
+        }
         if self.thread.as_ref().is_some_and(|thread| thread.send(job)) {
             self.phase = Phase::Asked { since: now().mono, said: false };
         } else {
@@ -188,6 +194,9 @@ impl Core {
     }
 
     fn reported(&mut self, report: Report) {
+        if matches!(report, Report::Discarded) {
+            return;
+        }
         self.phase = Phase::Rest;
         match report {
             Report::Looked { identity, others } => {
@@ -205,7 +214,7 @@ impl Core {
                 self.found(content);
             }
             Report::Wrote(wrote) => self.wrote(wrote),
-            Report::Aborted => {}
+            Report::Aborted | Report::Discarded => {}
         }
     }
 
@@ -360,6 +369,7 @@ impl Core {
             self.phase = Phase::Merging { document, next, merge, identity, door };
             return Next::Again;
         }
+        self.spent = Some(document);
         door.report(self.conf(), &self.path, cycle_log());
         if let Some(e) = merge.full() {
             self.say(NGX_LOG_ERR, format_args!("of another nginx could not be read whole: {e}"));
@@ -484,6 +494,8 @@ impl Core {
         let deadline = Instant::now() + LAST;
         let mut job = Job::Begin { known };
         loop {
+            // The process ends: nothing waits for this thread any more.
+            self.spent = None;
             self.send(job);
             let left = deadline.saturating_duration_since(Instant::now());
             let Some(thread) = &self.thread else { return };
