@@ -9,6 +9,7 @@ mod long;
 mod main_conf;
 mod peer;
 mod settings;
+mod state;
 mod upstream;
 mod worker;
 mod zone;

@@ -9,6 +9,7 @@
 //! | [`shm`] | the records in shared memory, their lock |
 //! | [`api`] | the HTTP interface: request in, reply out |
 //! | [`idle`] | connections kept open to servers |
+//! | [`state`] | the state file: its format, and how it is read and replaced |
 //! | `nginx` | thin safe wrappers for what the `ngx` crate lacks |
 //! | `http` | the nginx module: directives, upstream callbacks, workers |
 //!
@@ -19,6 +20,7 @@ pub mod balance;
 pub mod idle;
 pub mod registry;
 pub mod shm;
+pub mod state;
 
 #[cfg(feature = "module")]
 mod http;

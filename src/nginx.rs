@@ -17,4 +17,7 @@ pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod shm;
 pub(crate) mod stream;
+pub(crate) mod thread;
 pub(crate) mod timer;
+pub(crate) mod user;
+pub(crate) mod wake;

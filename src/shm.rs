@@ -6,6 +6,7 @@
 //! what it finds: a slot is used again, a `(slot, generation)` pair is not.
 
 pub mod fault;
+mod file_lock;
 mod layout;
 mod lock;
 mod records;
@@ -15,11 +16,12 @@ pub(crate) mod testing;
 mod tests;
 mod zone;
 
+pub use file_lock::FileLock;
 pub use layout::{LAYOUT_VERSION, Layout, MIN_ARENA, SizeError};
 pub use lock::{Acquired, LockError};
 pub use records::{
     Extent, HeapEntry, Key, LedgerEntry, NAME_MAX, NONE, SPACE_NAME_MAX, Server, Slots, Space,
     WorkerRecord, class, dirty, flag, heap, reason, space_flag,
 };
-pub use records::{Header, JOURNAL_EMPTY};
+pub use records::{Filed, Header, JOURNAL_EMPTY, NEVER_FILED};
 pub use zone::{Guard, OpenError, Tables, Zone};

@@ -2,6 +2,7 @@
 
 use ngx::ffi::{NGX_LOG_WARN, ngx_conf_t, ngx_str_t};
 
+use super::state;
 use super::zone::ZoneConf;
 use crate::nginx::conf;
 use crate::nginx::log::log_conf;
@@ -32,7 +33,7 @@ const fn one(
     Setting { name, takes: Takes::One, repeatable: false, set }
 }
 
-const SETTINGS: [Setting; 7] = [
+const SETTINGS: [Setting; 8] = [
     one("heartbeat_ttl", |zone, words| {
         zone.rules.ttl = words.time(0, "write it as 30s, or 0 for servers that never expire")?;
         Ok(())
@@ -56,6 +57,7 @@ const SETTINGS: [Setting; 7] = [
         zone.rules.on_duplicate = words.one_of(&values)?;
         Ok(())
     }),
+    one("state_file", |zone, words| state::set(words.cf, zone, conf::text(&words.values[0]))),
     Setting { repeatable: true, ..one("api_token", set_token) },
     Setting { takes: Takes::Several, repeatable: true, ..one("allow_servers", set_allow) },
 ];

@@ -10,6 +10,7 @@ use ngx::ffi::{NGX_LOG_INFO, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_cycle_t, ngx_int_
 
 use super::keepalive::{self, Keeper};
 use super::main_conf::MainConf;
+use super::state::{self, Savers};
 use super::zone::{self, ZoneConf};
 use crate::nginx::log::log;
 use crate::nginx::process::{self, cycle_log};
@@ -81,13 +82,14 @@ impl Local {
 
 thread_local! {
     /// The zones that this process takes part in, and the timers of its configuration.
-    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new(), keepers: Vec::new() }) };
+    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new(), keepers: Vec::new(), savers: Savers::NONE }) };
 }
 
 struct Process {
     locals: Vec<Held>,
     timers: Vec<Pin<Box<Timer<Cleanup>>>>,
     keepers: Vec<Pin<Box<Timer<Keeper>>>>,
+    savers: Savers,
 }
 
 /// Now, as of this turn of the event loop.
@@ -116,7 +118,13 @@ fn report_all(zone: &ZoneConf, to: *mut ngx_log_t, events: &mut Events) {
 /// nothing of it can fail, so now its zones are changed.
 pub(super) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     border::guard(cycle_log, (), || {
+        // SAFETY: nginx passes the new cycle.
+        let (log_to, old) = unsafe { ((*cycle).log, (*cycle).old_cycle) };
+        let main = MainConf::of_cycle(cycle);
         if process::is_test() {
+            for zone in main.map_or(&[][..], |main| &main.zones) {
+                state::check(zone, cycle, log_to);
+            }
             return;
         }
         #[cfg(fault)]
@@ -124,10 +132,9 @@ pub(super) unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_
             fault::set_role(fault::MASTER);
             fault::share();
         }
-        // SAFETY: nginx passes the new cycle.
-        let (log_to, old) = unsafe { ((*cycle).log, (*cycle).old_cycle) };
-        if let Some(main) = MainConf::of_cycle(cycle) {
+        if let Some(main) = main {
             for zone in &main.zones {
+                state::prepare(zone, cycle, log_to);
                 renew(main, zone, old, log_to);
             }
         }
@@ -196,6 +203,11 @@ fn renew(main: &MainConf, conf: &ZoneConf, old: *const ngx_cycle_t, log_to: *mut
             Err(e) => complain(&e),
         }
     }
+    // A file that could not be used is looked at again.
+    registry.filed().refused = 0;
+    if registry.is_new() && predecessor.is_none() {
+        state::load(conf, &mut registry, log_to);
+    }
     registry.next_cycle();
     if let Err(e) = registry.configure(&spaces, &statics, &conf.rules, now(), &mut events) {
         complain(&e);
@@ -223,6 +235,7 @@ fn attach(cycle: *const ngx_cycle_t) {
     PROCESS.with_borrow_mut(|process| {
         process.timers.clear();
         process.keepers.clear();
+        process.savers.clear();
         let opened: Vec<_> = zones.iter().map(|conf| conf.open()).collect();
         process.locals.retain(|local| {
             let stays = opened.iter().flatten().any(|z| z.base() == local.zone.base());
@@ -250,6 +263,7 @@ fn attach(cycle: *const ngx_cycle_t) {
                 process.timers.push(Timer::start(cleanup, conf.cleanup_interval));
                 let keeper = Keeper::open(local, MainConf::pools(cycle, conf));
                 process.keepers.extend(keeper.map(|k| Timer::start(k, keepalive::TICK)));
+                process.savers.start(&raw const **conf, local);
             }
         }
     });
@@ -310,8 +324,12 @@ pub(super) unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
         PROCESS.with_borrow_mut(|process| {
             process.timers.clear();
             process.keepers.clear();
-            for local in process.locals.drain(..) {
+            process.savers.stop();
+            for local in &process.locals {
                 local.detach();
+            }
+            process.savers.flush();
+            for local in process.locals.drain(..) {
                 // SAFETY: made in `join`. No event is handled after this hook, so no request looks
                 // at it again; the configuration's pointers were cleared above.
                 drop(unsafe { Box::from_raw(local.0.as_ptr()) });

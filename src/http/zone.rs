@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_void};
+use std::path::PathBuf;
 use std::ptr::{NonNull, null};
 
 use ngx::ffi::{
@@ -18,7 +19,7 @@ use crate::nginx::conf::{self, Place};
 use crate::nginx::log::log;
 use crate::nginx::process::cycle_log;
 use crate::nginx::{border, shm};
-use crate::registry::{Network, OnDuplicate, OnExpire, Rules, SpaceName};
+use crate::registry::{Address, Network, OnDuplicate, OnExpire, Rules, SpaceName};
 use crate::shm::{OpenError, Zone};
 
 /// Smallest zone, in bytes: room for about a hundred servers.
@@ -34,6 +35,8 @@ pub(crate) struct ZoneConf {
     pub(super) tokens: Tokens,
     /// What may be registered; empty: everything.
     pub(super) allow: Vec<Network>,
+    /// Where its servers are kept when nginx is not running.
+    pub(super) state_file: Option<PathBuf>,
     pub(super) place: Place,
     /// Names of directives that the block has, to find what is there twice.
     pub(super) seen: Vec<String>,
@@ -58,6 +61,7 @@ impl ZoneConf {
             cleanup_interval: 10_000,
             tokens: Tokens::default(),
             allow: Vec::new(),
+            state_file: None,
             place,
             seen: Vec::new(),
             shm: None,
@@ -73,6 +77,12 @@ impl ZoneConf {
         let worth = last == 0 || now.saturating_sub(last) >= 1000;
         self.complained.set(if worth { (now, 0) } else { (last, untold + 1) });
         worth.then_some(untold)
+    }
+
+    /// Whether `allow_servers` lets an address in.
+    pub(super) fn allows(&self, address: &Address) -> bool {
+        let Address::Inet(ip, _) = address else { return false };
+        self.allow.is_empty() || self.allow.iter().any(|network| network.contains(*ip))
     }
 
     /// The name of the shared memory: apart from the names that other modules give to theirs.

@@ -110,11 +110,20 @@ pub(crate) fn size(word: &ngx_str_t) -> Option<usize> {
 /// A path relative to the directory of the configuration file, made absolute. `None`: out of
 /// memory.
 pub(crate) fn full_path(cf: *mut ngx_conf_t, path: &str) -> Option<PathBuf> {
+    full_name(cf, path, 1)
+}
+
+/// A path relative to the prefix, made absolute. `None`: out of memory.
+pub(crate) fn path_in_prefix(cf: *mut ngx_conf_t, path: &str) -> Option<PathBuf> {
+    full_name(cf, path, 0)
+}
+
+fn full_name(cf: *mut ngx_conf_t, path: &str, in_conf: usize) -> Option<PathBuf> {
     let mut name = ngx_str_t { len: path.len(), data: path.as_ptr().cast_mut() };
     // SAFETY: nginx replaces `name` by a string in the cycle's pool when `path` is relative, and
     // reads no byte beyond its length then. 1: relative to the configuration's directory.
     unsafe {
-        if ngx_conf_full_name((*cf).cycle, &mut name, 1) != 0 {
+        if ngx_conf_full_name((*cf).cycle, &mut name, in_conf) != 0 {
             return None;
         }
         Some(PathBuf::from(OsStr::from_bytes(name.as_bytes())))

@@ -59,6 +59,7 @@ impl Registry<'_> {
             }
         }
         self.drop_unused_spaces();
+        self.succeed_in_file(old);
         fault::point!("succeed.done");
         full.map_or(Ok(()), Err)
     }

@@ -7,6 +7,7 @@ mod life;
 mod model;
 mod points;
 mod requests;
+mod saved;
 
 use std::net::Ipv4Addr;
 

@@ -350,6 +350,32 @@ impl Registry<'_> {
         true
     }
 
+    /// Whether `worker` is the one that writes the state file: the elected one; among those on their
+    /// way out, when nobody stays, the first.
+    pub fn elect_writer(&mut self, worker: &Worker) -> bool {
+        if self.elect(worker) {
+            return true;
+        }
+        if worker.slot == NONE || self.g.workers[worker.slot as usize].leaving == 0 {
+            return false;
+        }
+        let zone = self.g.zone();
+        let mine = worker.slot as usize;
+        (0..self.g.workers.len()).filter(|slot| *slot != mine).all(|slot| {
+            let other = self.g.workers[slot];
+            other.incarnation == 0
+                || (other.leaving != 0 && slot > mine)
+                || is_held_by_the_dead(zone, slot)
+        })
+    }
+
+    /// Whether no living worker takes part in the zone any more.
+    pub fn is_deserted(&self) -> bool {
+        let zone = self.g.zone();
+        (0..self.g.workers.len())
+            .all(|slot| self.g.workers[slot].incarnation == 0 || is_held_by_the_dead(zone, slot))
+    }
+
     /// Gives up the leadership and stands for no election again.
     pub fn resign(&mut self, worker: &Worker) {
         if worker.slot == NONE {

@@ -152,7 +152,39 @@ pub struct Header {
     pub heap_used: u32,
     /// The new content of a record, valid while `journal_target` names it.
     pub journal: Server,
+    /// What the state file has of this zone.
+    pub filed: Filed,
 }
+
+/// What the state file has of a zone. None of it is needed to serve a request, so that a change of
+/// it that is cut short costs a needless write at most.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Filed {
+    /// This zone among all that ever write the file: random.
+    pub instance: u64,
+    /// [`Header::version`] that is in the file; [`NEVER_FILED`] when none is.
+    pub version: u64,
+    /// Which path that is, as a hash; 0: none.
+    pub path: u64,
+    /// Which file is there, as a hash of its inode, size and time; 0: none.
+    pub identity: u64,
+    /// Hash of the servers in it.
+    pub content: u64,
+    /// Another zone whose file was read in; 0: none.
+    pub other: u64,
+    /// [`Header::next_number`] of that zone in the file: a server of a lower number was read.
+    pub other_next: u64,
+    /// Servers of a lower number were read from that zone's file at the start.
+    pub restored: u64,
+    /// A path with a bad file that can't be moved aside, and is not overwritten; 0: none.
+    pub refused: u64,
+    /// Not 0: the last try to write failed, and the log says so already.
+    pub failing: u64,
+}
+
+/// No version of the zone is in the file.
+pub const NEVER_FILED: u64 = u64::MAX;
 
 /// A run of entries in the heap table.
 #[repr(C)]

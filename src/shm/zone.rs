@@ -10,7 +10,8 @@ use super::fault;
 use super::layout::{LAYOUT_VERSION, Layout, SizeError};
 use super::lock::{Acquired, LockError, Mutex};
 use super::records::{
-    Header, HeapEntry, JOURNAL_EMPTY, LedgerEntry, NONE, Server, Slots, Space, WorkerRecord, dirty,
+    Filed, Header, HeapEntry, JOURNAL_EMPTY, LedgerEntry, NEVER_FILED, NONE, Server, Slots, Space,
+    WorkerRecord, dirty,
 };
 
 /// "ngxureg" and the kind of file.
@@ -86,6 +87,7 @@ impl Zone {
             next_incarnation: 1,
             journal_target: JOURNAL_EMPTY,
             leader_slot: NONE,
+            filed: Filed { instance: random_u64().max(1), version: NEVER_FILED, ..t.header.filed },
             ..*t.header
         };
         t.link_free_lists();
