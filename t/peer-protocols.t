@@ -203,7 +203,9 @@ sub tls {
 subtest 'TLS: sessions are used again' => sub {
     my @first = ('s1 TLSv1.2 .', 's2 TLSv1.3 .');
     my @later = ('s1 TLSv1.2 r', 's2 TLSv1.3 r');
-    for my $path (qw(/tls/ /stock_tls/)) {
+    # Stock nginx does not free its last sessions when it ends: valgrind would report them, and a
+    # suppression would hide ours.
+    for my $path ('/tls/', $ENV{TEST_NGINX_USE_VALGRIND} ? () : '/stock_tls/') {
         my @got = tls($path, 6);
         is_deeply([ sort @got[ 0, 1 ] ], \@first, "$path: a new session with each server");
         is_deeply([ sort @got[ 2, 3 ] ], \@later, "$path: used again");
