@@ -112,7 +112,9 @@ for my $way (sort keys %ways) {
         my $a = NumberedBackend->new(name => $way);
         call('add', $a);
         my $client = $node->client;
-        $client->send("GET /registry/registered?delay=0.3 HTTP/1.1\r\nHost: x\r\n\r\n");
+        # Longer than workers take to hear of it: nobody comes to close the connection later.
+        my $delay = 0.5 + 0.2 * time_scale();
+        $client->send("GET /registry/registered?delay=$delay HTTP/1.1\r\nHost: x\r\n\r\n");
         ok(wait_until(sub { connections($node, 'registered') == 1 }), 'a request');
         $out->($a);
         is(number($client->response), '1.1', 'that is answered');

@@ -46,7 +46,7 @@ sub get { return $node->get($_[0]) }
 sub request_of { my ($r) = @_; return number($r) =~ /\.(\d+)$/ ? $1 : $r->{status} }
 
 subtest 'a response later than proxy_read_timeout' => sub {
-    for my $idle (0, 0.1, 0.25, 0.5) {
+    for my $idle (0, 0.1, 0.25) {
         is(get('/registry/late')->{status}, 200, 'a request');
         sleep $idle * $S;
         my $requests = $backend->stats->{requests};
@@ -72,49 +72,50 @@ subtest 'a response within proxy_read_timeout' => sub {
 };
 
 subtest 'an idle connection knows nothing of it' => sub {
-    for my $kind (qw(stock registry)) {
-        my $first = number(get("/$kind/idle"));
-        sleep 0.9 * $S;
-        my $second = number(get("/$kind/idle"));
-        is(int $second, int $first, "$kind: kept three times as long as proxy_read_timeout");
-        sleep 0.35 * $S;
-        is(int number(get("/$kind/idle?delay=" . 0.2 * $S)), int $first, "$kind: and after that a response may take its time");
-    }
+    my $first = number(get('/registry/idle'));
+    sleep 0.9 * $S;
+    my $second = number(get('/registry/idle'));
+    is(int $second, int $first, 'kept three times as long as proxy_read_timeout');
+    sleep 0.35 * $S;
+    is(int number(get("/registry/idle?delay=" . 0.2 * $S)), int $first, 'and after that a response may take its time');
 };
 
 subtest 'an upload that takes longer than proxy_read_timeout' => sub {
-    for my $kind (qw(stock registry)) {
-        my $first = number(get("/$kind/upload"));
-        sleep 0.25 * $S;
+    for my $idle (0, 0.25) {
         my $client = $node->client;
-        $client->send("POST /$kind/upload?echo=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n");
+        $client->send("GET /registry/upload HTTP/1.1\r\nHost: x\r\n\r\n") if $idle;
+        my $first = $idle ? $client->response : undef;
+        sleep $idle * $S;
+        # In one piece the second request comes in the same turn of nginx' event loop.
+        $client->send(($idle ? '' : "GET /registry/upload HTTP/1.1\r\nHost: x\r\n\r\n")
+            . "POST /registry/upload?echo=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n");
+        $first ||= $client->response;
         for (1 .. 5) { $client->send('x' x 10); sleep 0.13 * $S }
         my $r = $client->response;
-        is($r->{status}, 200, "$kind: is not cut off");
-        is($r->{json}{body}, 'x' x 50, "$kind: and arrives");
-        is(int number($r), int $first, "$kind: on the kept connection");
-        my $chunked = $node->client;
-        $chunked->send("POST /$kind/upload?echo=1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
-        for (1 .. 5) { $chunked->send("a\r\n" . 'y' x 10 . "\r\n"); sleep 0.11 * $S }
-        $chunked->send("0\r\n\r\n");
-        $r = $chunked->response;
-        is("$r->{status} $r->{json}{body}", '200 ' . 'y' x 50, "$kind: nor is a chunked one");
+        is($r->{status}, 200, "is not cut off, $idle s after another request");
+        is($r->{json}{body}, 'x' x 50, 'and arrives');
+        is(int number($r), int number($first), 'on the same connection');
     }
+    get('/registry/upload');
+    my $chunked = $node->client;
+    $chunked->send("POST /registry/upload?echo=1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for (1 .. 5) { $chunked->send("a\r\n" . 'y' x 10 . "\r\n"); sleep 0.11 * $S }
+    $chunked->send("0\r\n\r\n");
+    my $r = $chunked->response;
+    is("$r->{status} $r->{json}{body}", '200 ' . 'y' x 50, 'nor is a chunked one');
 };
 
 subtest 'locations with other timeouts share a connection' => sub {
-    for my $kind (qw(stock registry)) {
-        my $first = int number(get("/$kind/long"));
-        my $r = get("/$kind/short?hang=1");
-        is($r->{status}, 504, "$kind: the short one after the long one");
-        cmp_ok($r->{time}, '<', 0.4 * $S + 0.3, "$kind: goes by its own") or diag($r->{time});
-        cmp_ok($r->{time}, '>=', 0.39 * $S, "$kind: all of it");
-        get("/$kind/short");
-        is(get("/$kind/long?delay=" . 0.7 * $S)->{status}, 200, "$kind: the long one after the short one, too");
-        get("/$kind/nearly");
-        $r = get("/$kind/short?hang=1");
-        cmp_ok($r->{time}, '<', 0.4 * $S + 0.15, "$kind: and the short one after one that is a little longer") or diag($r->{time});
-    }
+    get('/registry/long');
+    my $r = get('/registry/short?hang=1');
+    is($r->{status}, 504, 'the short one after the long one');
+    cmp_ok($r->{time}, '<', 0.4 * $S + 0.3, 'goes by its own') or diag($r->{time});
+    cmp_ok($r->{time}, '>=', 0.39 * $S, 'all of it');
+    get('/registry/short');
+    is(get("/registry/long?delay=" . 0.7 * $S)->{status}, 200, 'the long one after the short one, too');
+    get('/registry/nearly');
+    $r = get('/registry/short?hang=1');
+    cmp_ok($r->{time}, '<', 0.4 * $S + 0.15, 'and the short one after one that is a little longer') or diag($r->{time});
 };
 
 subtest 'FastCGI' => sub {
