@@ -16,9 +16,11 @@ sub flood {
             my $more = eval { $client->read_some };
             if (!defined $more) { $statuses{'closed'} += @batch - $count; undef $client; last }
             $got .= $more;
-            # Up to the last whole reply: the body of each is one line.
-            while ($got =~ s{\AHTTP/1\.1 (\d{3}) (.*?)\r\n\r\n([^\n]*\n)}{}s) {
+            # Up to the last whole reply: the body of each is one line, or chunks of one.
+            while ($got =~ m{\AHTTP/1\.1 (\d{3}) (.*?)\r\n\r\n}s) {
                 my ($status, $head) = ($1, $2);
+                my $body = $head =~ /^Transfer-Encoding: chunked/mi ? qr/.*?\r\n0\r\n\r\n/s : qr/[^\n]*\n/;
+                $got =~ s{\A.*?\r\n\r\n$body}{}s or last;
                 $statuses{$status}++;
                 $count++;
                 if ($head =~ /^Connection: close/mi) {

@@ -114,8 +114,8 @@ impl Call<'_> {
         endpoint.admit(self.request.method, self.door.access)?;
         #[cfg(fault)]
         match endpoint {
-            Endpoint::Check => return super::fault::check(self.zone),
-            Endpoint::Fault => return super::fault::order(self.request.query),
+            Endpoint::Check => return super::fault::check(self.zone).map(Answer::Reply),
+            Endpoint::Fault => return super::fault::order(self.request.query).map(Answer::Reply),
             _ => {}
         }
         let body: &[u8] = if self.request.method == Method::Post { self.request.body } else { b"" };
