@@ -73,10 +73,11 @@ sub _opened {
 #   workers     their processes
 #   others      the other processes that belong to the measurement
 #   processors  where wrk may run
+#   before      seconds of load that is not counted
 sub load {
     my ($url, $seconds, %opt) = @_;
     my @ours = (@{ $opt{workers} }, @{ $opt{others} || [] });
-    finish_wrk(start_wrk($url, $opt{processors}), $BEFORE);
+    finish_wrk(start_wrk($url, $opt{processors}), $opt{before} || $BEFORE);
 
     others(@ours);
     my $opened = _opened();
