@@ -145,7 +145,8 @@ sub side_load {
             # What is sent here is no larger than a socket's buffer: it never blocks.
             $_->send(RegistryTest::Client::format_request('POST', $paths->[ $sent++ % @$paths ],
                 headers => { 'Content-Length' => 0 })) for @clients;
-            for (@clients) { $bad++ if $_->response->{status} != 200 }
+            # Decoding JSON would take more of the load's processor than the module takes of its own.
+            for (@clients) { $bad++ if $_->response(undecoded => 1)->{status} != 200 }
         }
         spew($out, $sent / (time - $start) . " $bad");
     });

@@ -210,7 +210,7 @@ sub closed_by_server {
 }
 
 # Reads one response. Returns { status, reason, headers, body, json, raw_head }; when
-# there was none { status => 0, error => why }.
+# there was none { status => 0, error => why }. undecoded => 1 leaves json out.
 sub response {
     my ($self, %opt) = @_;
     my $parser = $self->{parser};
@@ -233,7 +233,7 @@ sub response {
     my $message = $parser->take;
     $self->close unless $message->{keepalive};
     $message->{json} = eval { JSON::PP->new->utf8->decode($message->{body}) }
-        if ($message->{headers}{'content-type'} || '') =~ /json/i;
+        if !$opt{undecoded} && ($message->{headers}{'content-type'} || '') =~ /json/i;
     return $message;
 }
 
