@@ -103,6 +103,17 @@ impl FileLock {
     }
 }
 
+impl Drop for FileLock {
+    /// Lets go of all locks at once: closing the file would not, where a process that was forked in
+    /// the meantime still has it open.
+    fn drop(&mut self) {
+        let all = range(libc::F_UNLCK as i16, 0, 0);
+        // SAFETY: an open descriptor, and a flock structure that the kernel reads. That it fails
+        // leaves what closing does.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_OFD_SETLK, &raw const all) };
+    }
+}
+
 fn open(path: &Path, create: bool) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
