@@ -197,12 +197,11 @@ impl Call<'_> {
 
     /// Checks an address against `allow_servers`.
     fn allowed(&self, address: &Address) -> Result<(), Reply> {
-        let Address::Inet(ip, _) = address else { return Ok(()) };
-        let allow = self.door.allow;
-        if allow.is_empty() || allow.iter().any(|network| network.contains(*ip)) {
+        if Network::admit(self.door.allow, address) {
             return Ok(());
         }
-        let message = format!("Host {ip} may not be registered: it is not in allow_servers");
+        let host = address.host();
+        let message = format!("Host {host} may not be registered: it is not in allow_servers");
         Err(Reply::error(403, message))
     }
 

@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 
 use ngx::ffi::{ngx_command_t, ngx_conf_t, ngx_http_request_t, ngx_peer_connection_t, ngx_uint_t};
 
+use super::settings::MAX_TIME;
 use super::upstream::UpstreamConf;
 use super::worker::{Held, now};
 use crate::idle::{Idle, Limits, ServerKey, Ticket};
@@ -34,9 +35,6 @@ const TURN: usize = 2048;
 
 /// Most idle connections of one worker and upstream.
 const MAX_CONNECTIONS: u64 = 1_000_000;
-
-/// Longest times: a year, in milliseconds.
-const MAX_TIME: u64 = 365 * 24 * 3600 * 1000;
 
 /// Most servers with idle connections that a choice is told of.
 const WARM: usize = 8;

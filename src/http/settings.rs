@@ -8,8 +8,8 @@ use crate::nginx::conf;
 use crate::nginx::log::log_conf;
 use crate::registry::{Network, OnDuplicate, OnExpire};
 
-/// Longest times that the block takes: a year, in milliseconds.
-const MAX_TIME: u64 = 365 * 24 * 3600 * 1000;
+/// Longest times that directives take: a year, in milliseconds.
+pub(super) const MAX_TIME: u64 = 365 * 24 * 3600 * 1000;
 
 /// How many words may follow a directive's name.
 #[derive(PartialEq, Eq)]

@@ -81,8 +81,7 @@ impl ZoneConf {
 
     /// Whether `allow_servers` lets an address in.
     pub(super) fn allows(&self, address: &Address) -> bool {
-        let Address::Inet(ip, _) = address else { return false };
-        self.allow.is_empty() || self.allow.iter().any(|network| network.contains(*ip))
+        Network::admit(&self.allow, address)
     }
 
     /// The name of the shared memory: apart from the names that other modules give to theirs.

@@ -29,10 +29,11 @@ pub(crate) fn guard<T>(
 
 #[cold]
 fn report(to: *mut ngx_log_t, panic: &(dyn Any + Send)) {
-    let what = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("unknown");
-    log(NGX_LOG_ALERT, to, format_args!("registry: internal error: {what}"));
+    log(NGX_LOG_ALERT, to, format_args!("registry: internal error: {}", text_of(panic)));
+}
+
+/// What a panic said.
+pub(super) fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown")
 }

@@ -14,8 +14,7 @@ use ngx::ffi::{
     ngx_uint_t,
 };
 
-use super::process;
-use super::process::cycle_log;
+use super::process::{self, cycle_log};
 
 /// What two connections to one server must have in common for the one to do in the place of the
 /// other: protocol, TLS context, server name, client certificate and local address.
@@ -182,9 +181,9 @@ impl<'a> Parts<'a> {
 
 #[cfg(ngx_feature = "http_ssl")]
 mod tls {
-    use ngx::ffi::{ngx_http_complex_value_t, ngx_http_upstream_t, ngx_str_t};
+    use ngx::ffi::{ngx_http_upstream_t, ngx_str_t};
 
-    use super::super::conf::evaluate;
+    use super::super::conf::{evaluate, is_variable};
     use super::{NonNull, Parts, Shape, bit, ngx_http_request_t, ngx_peer_connection_t};
 
     /// Adds what a TLS connection is made with, as `ngx_http_upstream_ssl_init_connection` will
@@ -228,10 +227,6 @@ mod tls {
             parts.push(evaluate(r, key)?);
         }
         Some(())
-    }
-
-    fn is_variable(value: NonNull<ngx_http_complex_value_t>) -> bool {
-        super::super::conf::is_variable(value)
     }
 
     fn bytes_of<'a>(s: &ngx_str_t) -> &'a [u8] {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::border::text_of;
 use super::wake::Waker;
 
 /// Jobs, and results, that may wait.
@@ -49,9 +50,7 @@ pub(crate) struct Panicked(String);
 
 impl Panicked {
     fn new(panic: &(dyn Any + Send)) -> Self {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Self(text.unwrap_or_else(|| "unknown".to_owned()))
+        Self(text_of(panic).to_owned())
     }
 }
 

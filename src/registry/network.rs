@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::Address;
+
 /// All addresses with the same first bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network {
@@ -43,6 +45,13 @@ impl Network {
             _ => Self { base, bits },
         };
         Ok((network, base != written))
+    }
+
+    /// Whether a list of networks (`allow_servers`) lets a server in: an empty list lets in every one
+    /// that has an IP address.
+    pub fn admit(networks: &[Self], address: &Address) -> bool {
+        let Address::Inet(ip, _) = address else { return false };
+        networks.is_empty() || networks.iter().any(|network| network.contains(*ip))
     }
 
     /// Whether an address is in it. Addresses are compared in their canonical form.
