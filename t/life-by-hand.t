@@ -15,7 +15,9 @@ my %REGISTRIES = (
     silent  => "heartbeat_ttl $ttl; cleanup_interval 50ms; on_expire disable; remove_after $ttl;",
     strict  => "heartbeat_ttl $ttl; cleanup_interval 50ms; on_expire remove; on_duplicate reject;",
 );
-my $node = RegistryTest->nginx(
+require "$FindBin::Bin/life.pl";
+
+our $node = RegistryTest->nginx(
     workers => 2,
     http => join('', map { "registry $_ 256k { $REGISTRIES{$_} } upstream $_ { registry $_; }\n" } sort keys %REGISTRIES),
     server => join('', map {
@@ -24,22 +26,6 @@ my $node = RegistryTest->nginx(
 );
 my ($a, $b) = map { RegistryTest->backend(name => $_) } qw(a b);
 
-sub call {
-    my ($registry, $endpoint, $backend, %more) = @_;
-    return $node->post("/$registry/$endpoint",
-        body => form({ host => $backend->host, port => $backend->port, %more }));
-}
-sub server {
-    my ($registry, $backend) = @_;
-    local $node->{api} = "/$registry/";
-    return servers($node)->{ $backend->address };
-}
-sub answers {
-    my ($registry, $count) = @_;
-    my %by = map { ($_->{headers}{'x-backend'} || $_->{status}) => 1 }
-        map { $node->get("/to/$registry") } 1 .. $count || 6;
-    return join ' ', sort keys %by;
-}
 # A request that is on its server for so many seconds; read its answer with ->response.
 sub slow {
     my ($registry, $seconds) = @_;

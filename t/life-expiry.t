@@ -19,7 +19,9 @@ my %REGISTRIES = (
     forgets  => "heartbeat_ttl $ttl; cleanup_interval 100ms; remove_after " . 2000 * $TTL . 'ms;',
     never    => 'heartbeat_ttl 0; cleanup_interval 50ms;',
 );
-my $node = RegistryTest->nginx(
+require "$FindBin::Bin/life.pl";
+
+our $node = RegistryTest->nginx(
     workers => 2,
     http => join('', map { "registry $_ 256k { $REGISTRIES{$_} } upstream $_ { registry $_; }\n" } sort keys %REGISTRIES),
     server => join('', map {
@@ -27,24 +29,6 @@ my $node = RegistryTest->nginx(
     } sort keys %REGISTRIES),
 );
 my ($a, $b) = map { RegistryTest->backend(name => $_) } qw(a b);
-
-sub call {
-    my ($registry, $endpoint, $backend, %more) = @_;
-    return $node->post("/$registry/$endpoint",
-        body => form({ host => $backend->host, port => $backend->port, %more }));
-}
-sub server {
-    my ($registry, $backend) = @_;
-    local $node->{api} = "/$registry/";
-    return servers($node)->{ $backend->address };
-}
-# Who answers a number of requests: "a b" when both do.
-sub answers {
-    my ($registry, $count) = @_;
-    my %by = map { ($_->{headers}{'x-backend'} || $_->{status}) => 1 }
-        map { $node->get("/to/$registry") } 1 .. $count || 6;
-    return join ' ', sort keys %by;
-}
 
 subtest 'an expired server is out of rotation before any timer runs' => sub {
     call('late', add => $_) for $a, $b;
