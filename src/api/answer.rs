@@ -245,7 +245,7 @@ impl Call<'_> {
                 Ok(Of { connections: Some(done.conns), ..Of::addr(&addr) })
             }),
             _ => self.one(ns, |r, space| {
-                r.remove(space, &address, events)?;
+                r.remove(space, &address, self.now, events)?;
                 Ok(Of::addr(&addr))
             }),
         }

@@ -56,6 +56,8 @@ fn put_server(out: &mut Vec<u8>, namespace: &str, s: &ServerView) {
     put_string(out, namespace);
     out.extend_from_slice(b",\"connections\":");
     put_integer(out, s.connections.into());
+    out.extend_from_slice(b",\"local_connections\":");
+    put_integer(out, s.local_connections.into());
     out.extend_from_slice(b",\"weight\":");
     put_integer(out, s.weight.into());
     out.extend_from_slice(b",\"max_conns\":");

@@ -273,7 +273,7 @@ fn status_tells_all_of_a_server() {
         body["data"][0],
         json!({
             "addr": "127.0.0.1:1", "host": "127.0.0.1", "port": 1, "namespace": "a",
-            "connections": 0, "weight": 2, "max_conns": 1000, "enabled": true,
+            "connections": 0, "local_connections": 0, "weight": 2, "max_conns": 1000, "enabled": true,
             "is_active": true, "state": "up", "last_heartbeat": 1_700_000_000.25,
             "time_since_heartbeat": 1.5, "created_at": 1_700_000_000.25,
             "updated_at": 1_700_000_000.25, "disabled_at": null, "disabled_reason": null,

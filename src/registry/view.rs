@@ -1,7 +1,8 @@
 //! What a reader sees: copies of servers, taken a slice at a time.
 
 use super::address::printed;
-use super::life::is_enabled;
+use super::life::{Afar, is_enabled};
+use super::member::on_all_nodes;
 use super::space::{SpaceRef, name_of};
 use super::{Now, Registry, Rules};
 use crate::shm::{NAME_MAX, NONE, Server, class, flag, reason};
@@ -46,6 +47,7 @@ pub struct ServerView {
     name_len: u8,
     pub port: u16,
     pub connections: u32,
+    pub local_connections: u32,
     pub weight: u32,
     pub max_conns: u32,
     pub enabled: bool,
@@ -69,14 +71,15 @@ pub struct ServerView {
 }
 
 impl ServerView {
-    fn new(s: &Server, rules: &Rules, now: Now) -> Self {
-        let silent = rules.silent(s, now);
+    fn new(s: &Server, rules: &Rules, afar: Afar, now: Now) -> Self {
+        let silent = rules.silent(s, afar, now);
         let ready = s.class == u32::from(class::READY);
         Self {
             name: s.name,
             name_len: printed(s).len() as u8,
             port: s.port,
-            connections: s.conns,
+            connections: on_all_nodes(s),
+            local_connections: s.conns,
             weight: s.weight,
             max_conns: s.max_conns,
             enabled: is_enabled(s),
@@ -212,7 +215,7 @@ impl Registry<'_> {
     ) {
         let rules = &self.in_force(rules);
         self.walk(space, cursor, slice, |r, slot| {
-            into.push(ServerView::new(&r.g.servers[slot as usize], rules, now));
+            into.push(ServerView::new(&r.g.servers[slot as usize], rules, r.afar(), now));
         });
     }
 
@@ -229,7 +232,7 @@ impl Registry<'_> {
         let rules = &self.in_force(rules);
         self.walk(space, cursor, slice, |r, slot| {
             let s = &r.g.servers[slot as usize];
-            let silent = rules.silent(s, now);
+            let silent = rules.silent(s, r.afar(), now);
             let enabled = is_enabled(s);
             let by_hand = s.flags & flag::DISABLED != 0;
             // The failed whose rest is over are ready for the next request that comes.
