@@ -1,0 +1,24 @@
+//! Redis, as the nodes' common memory.
+//!
+//! [`Endpoint`] says where it is, [`Link`] runs scripts there, [`Listener`] hears what other nodes
+//! publish, and [`Stop`] ends whatever of these waits. All of it blocks: it is for threads of its
+//! own. Nothing here knows of nginx or of shared memory.
+
+#![forbid(unsafe_code)]
+
+mod endpoint;
+mod error;
+mod link;
+mod listener;
+mod stop;
+mod tls;
+mod url;
+mod wire;
+
+pub use endpoint::{Endpoint, EndpointError};
+pub use error::LinkError;
+pub use link::Link;
+pub use listener::Listener;
+/// A script, sent by its digest.
+pub use redis::Script;
+pub use stop::Stop;
