@@ -48,7 +48,7 @@ pub use saved::{Copied, Merge, SavedServer, Snapshot, Source, SwitchedOff};
 pub use space::{SpaceName, SpaceRef};
 pub use statics::StaticServer;
 pub use sweep::Sweep;
-pub use view::{Cursor, Health, ServerView, State};
+pub use view::{Cursor, Health, ServerView, Sharing, State};
 pub use worker::Worker;
 
 use crate::shm::{Guard, LockError, Zone, fault};

@@ -62,7 +62,8 @@ impl Site {
             body_kind: kind,
             client: self.client,
         };
-        let door = Door { namespace: self.namespace, access: self.access, allow: &self.allow };
+        let door =
+            Door { namespace: self.namespace, access: self.access, allow: &self.allow, node: None };
         let mut events = Events::default();
         read(&self.whole(answer(&request, &door, self.zone, &RULES, self.now, &mut events)))
     }

@@ -22,6 +22,13 @@ pub struct Round {
     pub done: bool,
 }
 
+impl Round {
+    /// One that begins.
+    pub fn new(at_once: bool, all: bool) -> Self {
+        Self { at_once, all, ..Self::default() }
+    }
+}
+
 /// Brings `busy` up to now: to be called before the number of requests changes.
 #[inline]
 fn count(s: &mut Server, now: Now) {

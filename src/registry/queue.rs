@@ -286,18 +286,6 @@ impl Registry<'_> {
         found
     }
 
-    /// Whether any server that departed here is still to be told.
-    pub fn has_departed_queued(&self) -> bool {
-        let mut at = self.g.header.shared.queue_head;
-        while let Some(s) = self.g.servers.get(at as usize) {
-            if s.is_departed() {
-                return true;
-            }
-            at = s.queue_next;
-        }
-        false
-    }
-
     /// Makes both lists anew from what the records say.
     pub(super) fn rebuild_queue(&mut self) {
         let t = &mut *self.g;

@@ -102,7 +102,8 @@ impl Registry<'_> {
         }
     }
 
-    /// Takes in what Redis has of a server.
+    /// Takes in what Redis has of a server. `Some` is the age of its last change, when another node
+    /// made it and this one did not know.
     ///
     /// # Errors
     ///
@@ -113,14 +114,16 @@ impl Registry<'_> {
         rules: &Rules,
         now: Now,
         events: &mut Events,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<u64>, Error> {
         let name = SpaceName::new(record.namespace.as_bytes())
             .ok_or_else(|| Error::NoSpace(record.namespace.clone()))?;
         let known = self.find_space(name).and_then(|s| self.find(s.slot, &record.address));
         // Each node has the `server` lines of its own configuration.
         if known.is_some_and(|slot| self.g.servers[slot as usize].flags & flag::STATIC != 0) {
-            return Ok(());
+            return Ok(None);
         }
+        let news = known.is_none_or(|s| self.g.servers[s as usize].record_version < record.version);
+        let mut last = None;
         match (known, &record.state) {
             (None, RecordState::Removed(_)) => {}
             (Some(slot), RecordState::Removed(ago)) => {
@@ -131,23 +134,26 @@ impl Registry<'_> {
                 if !again {
                     self.say(Happening::Removed, slot, events);
                     self.depart_as_told(slot, *ago, record.version, now);
+                    last = Some(*ago);
                 }
             }
             (Some(slot), RecordState::Live(live)) => {
                 self.take_change(slot, record.version, live, now, events);
+                last = Some(last_change(live));
                 self.heard_afar(slot, live.heartbeat_age, rules, now, events);
             }
             (None, RecordState::Live(live)) => {
                 let printed = record.address.print();
                 let left = self.departed_at(name, printed.bytes());
                 if left.is_some_and(|left| left >= stamp_of_age(live.added, now)) {
-                    return Ok(());
+                    return Ok(None);
                 }
                 let slot = self.insert_record(name, record, live, rules, now)?;
                 self.say(Happening::Added, slot, events);
+                last = Some(last_change(live));
             }
         }
-        Ok(())
+        Ok(last.filter(|_| news))
     }
 
     fn insert_record(

@@ -149,6 +149,23 @@ pub struct Health {
     pub eligible: u64,
 }
 
+/// How this node and Redis stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// Redis answers.
+    pub connected: bool,
+    /// The last time when all that is in Redis was known here, in milliseconds since the epoch; 0:
+    /// never.
+    pub last_sync: u64,
+    /// Milliseconds that the last change at another node took to come here; without Redis, since the
+    /// last time.
+    pub lag: u64,
+    /// Servers that Redis is still to be told of.
+    pub pending: u64,
+    /// Nodes that take part, this one included.
+    pub nodes: u64,
+}
+
 /// Where a walk through a namespace's servers stands, in the order of their numbers.
 ///
 /// It stays right when servers come and go between two slices: none that stays is left out or seen
@@ -255,6 +272,22 @@ impl Registry<'_> {
             n += 1;
         });
         n
+    }
+
+    /// How this node and Redis stand.
+    pub fn sharing(&self, now: Now) -> Sharing {
+        let shared = &self.g.header.shared;
+        let connected = shared.connected != 0;
+        Sharing {
+            connected,
+            last_sync: shared.synced_wall,
+            lag: match (connected, shared.synced_wall) {
+                (true, _) | (_, 0) => shared.lag,
+                (false, last) => now.wall.saturating_sub(last),
+            },
+            pending: shared.queued.into(),
+            nodes: shared.nodes.into(),
+        }
     }
 
     /// How many servers a namespace has.
