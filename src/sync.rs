@@ -15,6 +15,11 @@ mod tls;
 mod url;
 mod wire;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::LinkError;
 pub use link::Link;
