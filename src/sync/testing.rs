@@ -82,17 +82,20 @@ impl Server {
         command.arg("--port").arg(self.port.to_string()).arg("--dir").arg(&self.dir);
         command.arg("--unixsocket").arg(self.socket()).args(&self.args);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let mut child = command.spawn().unwrap_or_else(|error| match error.kind() {
+        let child = command.spawn().unwrap_or_else(|error| match error.kind() {
             ErrorKind::NotFound => panic!("redis-server is not installed: run scripts/setup"),
             _ => panic!("redis-server: {error}"),
         });
+        // Before anything can fail: who has it kills it.
+        let socket = self.socket();
+        let child = self.child.insert(child);
         let mut ended = false;
         wait_until("redis-server answers", || {
             ended = child.try_wait().unwrap().is_some();
-            ended || answers(&self.socket())
+            ended || answers(&socket)
         });
-        self.child = Some(child);
         if ended {
+            self.child = None;
             let log = fs::read_to_string(self.dir.join("log")).unwrap();
             assert!(log.contains("in use"), "redis-server ended: {log}");
         }

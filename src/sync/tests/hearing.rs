@@ -1,6 +1,6 @@
 //! What is published.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{Builder, JoinHandle};
@@ -167,6 +167,10 @@ fn a_message_that_is_too_long_ends_the_connection() {
     let head = b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$100000000\r\n";
     let _ = stream.get_mut().write_all(head);
     let _ = stream.get_mut().write_all(&vec![b'x'; 8 << 20]);
+    // Much sooner than silence would be noticed.
+    stream.get_mut().set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let end = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert!(matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)), "{end:?}");
     let _second = accept(&listener);
     ear.hears(b"");
     ear.stop();
