@@ -19,6 +19,11 @@ mod tls;
 mod url;
 mod wire;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use courier::{Courier, Job, Outcome, Report};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::LinkError;
