@@ -142,6 +142,23 @@ impl Server {
         }
     }
 
+    /// What it has, for [`Server::start_again_with`].
+    pub(crate) fn data(&self) -> Vec<u8> {
+        assert_eq!(self.cli(&["SAVE"]), "OK");
+        fs::read(self.dir.join("dump.rdb")).unwrap()
+    }
+
+    /// Kills it and starts it again with other data, on the same port.
+    ///
+    /// # Panics
+    ///
+    /// As [`Server::start_again`].
+    pub(crate) fn start_again_with(&mut self, data: &[u8]) {
+        self.kill();
+        fs::write(self.dir.join("dump.rdb"), data).unwrap();
+        self.start_again();
+    }
+
     /// Starts it again on the same port, with the data that it kept.
     ///
     /// # Panics

@@ -3,9 +3,11 @@
 mod certificates;
 mod cluster;
 mod hearing;
+mod nodes;
 mod refusals;
 mod sentinels;
 mod servers;
+mod sim;
 mod urls;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,80 @@
+//! Cut off, and data lost.
+
+use super::*;
+
+const A: super::super::sim::Key = ("default", 1);
+const B: super::super::sim::Key = ("default", 2);
+
+fn joined(n: usize) -> Sim {
+    let mut sim = Sim::new(n);
+    sim.nodes[0].add(A, None, None);
+    sim.nodes[1].add(B, None, None);
+    sim.settle();
+    sim.agree();
+    for node in &sim.nodes {
+        assert!(node.has(A) && node.has(B));
+    }
+    sim
+}
+
+#[test]
+fn a_server_removed_while_cut_off_stays_removed_whatever_is_said_of_it_elsewhere() {
+    let mut sim = joined(3);
+    sim.nodes[0].cable = Cable::Cut;
+    assert!(sim.nodes[0].remove(A));
+    for i in 0..6 {
+        sim.run(20);
+        assert!(sim.nodes[1].refresh(A) && sim.nodes[2].toggle(A, i % 2 == 0));
+        assert!(sim.nodes[1].set_weight(A, 3 + i));
+    }
+    sim.settle();
+    sim.agree();
+    assert!(!sim.nodes[1].has(A) && sim.nodes[1].has(B));
+
+    sim.nodes[2].add(A, Some(9), None);
+    sim.settle();
+    sim.agree();
+    assert_eq!(sim.nodes[0].view(A).unwrap().weight, 9);
+}
+
+#[test]
+fn nodes_fill_an_empty_redis_again_and_nothing_removed_lately_comes_back() {
+    let mut sim = joined(3);
+    // One that is cut off knows nothing of the removal, and comes when another has filled it.
+    sim.nodes[2].cable = Cable::Cut;
+    assert!(sim.nodes[0].remove(A));
+    sim.run(60);
+    sim.redis.cli(&["FLUSHALL"]);
+    sim.run(100);
+    sim.settle();
+    sim.agree();
+    assert!(!sim.nodes[0].has(A) && sim.nodes[0].has(B), "{}", sim.told());
+}
+
+#[test]
+fn what_was_removed_after_an_older_copy_of_the_data_does_not_come_back_with_it() {
+    let mut sim = joined(3);
+    let old = sim.redis.data();
+    assert!(sim.nodes[0].remove(A));
+    sim.nodes[1].set_weight(B, 7);
+    sim.settle();
+    sim.redis.start_again_with(&old);
+    sim.settle();
+    sim.agree();
+    assert!(!sim.nodes[0].has(A));
+    assert_eq!(sim.nodes[2].view(B).unwrap().weight, 7);
+}
+
+#[test]
+fn a_server_that_an_older_copy_of_the_data_has_as_removed_is_there_again() {
+    let mut sim = joined(2);
+    assert!(sim.nodes[0].remove(A));
+    sim.settle();
+    let old = sim.redis.data();
+    sim.nodes[0].add(A, Some(5), None);
+    sim.settle();
+    sim.redis.start_again_with(&old);
+    sim.settle();
+    sim.agree();
+    assert_eq!(sim.nodes[1].view(A).map(|v| v.weight), Some(5), "{}", sim.told());
+}
