@@ -128,10 +128,15 @@ impl Registry<'_> {
             (None, RecordState::Removed(_)) => {}
             (Some(slot), RecordState::Removed(ago)) => {
                 let s = &self.g.servers[slot as usize];
-                // Registered here since: Redis is about to be told.
-                let again =
-                    s.pending & pending::ADD != 0 && age(s.changed[changed::ADD], now) < *ago;
-                if !again {
+                // Registered here since: Redis is about to be told, or has lost it.
+                let told = s.pending & pending::ADD == 0;
+                let again = age(s.changed[changed::ADD], now) < *ago
+                    && (!told
+                        || s.flags & flag::UNSEEN != 0 && record.version < s.record_version);
+                if again && told {
+                    self.g.servers[slot as usize].flags &= !flag::UNSEEN;
+                    self.tell_all(slot);
+                } else if !again {
                     self.say(Happening::Removed, slot, events);
                     self.depart_as_told(slot, *ago, record.version, now);
                     last = Some(*ago);

@@ -301,9 +301,12 @@ end
 local function remove(o)
   local m = o.n .. ' ' .. o.a
   local r = record(m)
-  if not r or r.x then return DONE, r and r.v or 0 end
+  if r and r.x then return DONE, r.v end
   local at = now - o.ra
-  if at < r.a then
+  if not r then
+    -- Redis has lost it. Another node may not have heard of the removal, and bring the server back.
+    r = { a = 0 }
+  elseif at < r.a then
     -- Registered again since.
     fixes[#fixes + 1] = m
     return DONE, r.v

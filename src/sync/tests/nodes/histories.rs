@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::super::sim::{Cable, Dice, Key, Sim};
 use super::*;
+use crate::registry::State;
 use crate::shm::testing::cases;
 
 /// Calls of two clients that are closer together than this have no order. Milliseconds.
@@ -75,7 +76,8 @@ impl History {
             5 | 6 => {
                 let on = what == 5;
                 let done = node.toggle(key, on);
-                if known.is_some_and(|v| v.enabled != on) {
+                let drains = known.is_some_and(|v| v.state == State::Draining);
+                if known.is_some_and(|v| v.enabled != on) || (drains && on) {
                     said.on.push((at, on));
                 }
                 format!("toggle {on} {done}")
@@ -87,7 +89,11 @@ impl History {
                 }
                 format!("weight {weight} {done}")
             }
-            9 => format!("drain {}", node.drain(key)),
+            // That of a server that is switched off is not seen here.
+            9 if known.is_some_and(|v| v.state == State::Up) => {
+                said.on.push((at, true));
+                format!("drain {}", node.drain(key))
+            }
             _ => format!("refresh {}", node.refresh(key)),
         };
         self.note(&format!("n{n} {key:?} {text}"));
