@@ -55,6 +55,8 @@ pub struct News {
     pub draining: bool,
     /// It was switched, or drained, then.
     pub switch_age: Option<u64>,
+    /// Weight, limit and switch are so old, news or not: for a Redis that has lost the server.
+    pub ages: [u64; 3],
     /// It was registered for the first time then.
     pub created_age: u64,
     /// It was switched off then.
@@ -107,6 +109,8 @@ impl Copied {
             disabled: s.flags & flag::DISABLED != 0,
             draining: s.flags & flag::DRAINING != 0,
             switch_age: of(pending::SWITCH, changed::SWITCH),
+            ages: [changed::WEIGHT, changed::MAX_CONNS, changed::SWITCH]
+                .map(|at| age(s.changed[at], now)),
             created_age: now.wall.saturating_sub(s.created_wall),
             disabled_age: match s.disabled_wall {
                 0 => 0,

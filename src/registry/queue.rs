@@ -133,10 +133,18 @@ impl Registry<'_> {
 
     /// Notes that everything about a server is to be told, with the times at which it changed.
     pub(super) fn tell_all(&mut self, slot: u32) {
-        let s = &mut self.g.servers[slot as usize];
-        s.pending |= if s.is_departed() { pending::REMOVE } else { pending::ALL };
-        s.edition = s.edition.wrapping_add(1);
-        self.enqueue(slot);
+        let departed = self.g.servers[slot as usize].is_departed();
+        self.tell(slot, if departed { pending::REMOVE } else { pending::ALL });
+    }
+
+    /// Notes that parts of a server are to be told, with the times at which they changed.
+    pub(super) fn tell(&mut self, slot: u32, bits: u32) {
+        if bits != 0 {
+            let s = &mut self.g.servers[slot as usize];
+            s.pending |= bits;
+            s.edition = s.edition.wrapping_add(1);
+            self.enqueue(slot);
+        }
     }
 
     /// Notes a sign of life that came to this node.

@@ -130,9 +130,12 @@ impl Registry<'_> {
                 let s = &self.g.servers[slot as usize];
                 // Registered here since: Redis is about to be told, or has lost it.
                 let told = s.pending & pending::ADD == 0;
-                let again = age(s.changed[changed::ADD], now) < *ago
-                    && (!told
-                        || s.flags & flag::UNSEEN != 0 && record.version < s.record_version);
+                let since = age(s.changed[changed::ADD], now);
+                let again = if told {
+                    s.flags & flag::UNSEEN != 0 && since + ALIKE < *ago
+                } else {
+                    since < *ago
+                };
                 if again && told {
                     self.g.servers[slot as usize].flags &= !flag::UNSEEN;
                     self.tell_all(slot);
@@ -212,13 +215,10 @@ impl Registry<'_> {
         now: Now,
         events: &mut Events,
     ) {
-        let old = self.g.servers[slot as usize];
-        // Redis has lost what it had of the server: it is told again, and says what is the later.
-        if version < old.record_version && old.flags & flag::UNSEEN != 0 {
-            self.g.servers[slot as usize].flags &= !flag::UNSEEN;
-            self.tell_all(slot);
-            return;
+        if self.g.servers[slot as usize].flags & flag::UNSEEN != 0 {
+            self.tell_lost(slot, live, now);
         }
+        let old = self.g.servers[slot as usize];
         let mut new = Server { record_version: version, ..old };
         new.flags &= !flag::UNSEEN;
         let open = |bit: u32, at: usize, age: u64| {
@@ -259,6 +259,37 @@ impl Registry<'_> {
             let on = new.flags & flag::DRAINING != 0;
             self.say(if on { Happening::Draining } else { Happening::Enabled }, slot, events);
         }
+    }
+
+    /// Has Redis told again what it once knew of a server and has lost: what changed here later than
+    /// there. Versions do not say so: after a loss they are given anew.
+    fn tell_lost(&mut self, slot: u32, live: &LiveRecord, now: Now) {
+        let s = &self.g.servers[slot as usize];
+        // What is the same there may have been said earlier, and give way to what came in between.
+        let later = |at: usize, age: u64, differs: bool| {
+            let theirs = stamp_of_age(age, now) + if differs { 0 } else { ALIKE };
+            s.changed[at] >= theirs
+        };
+        let mut bits = 0;
+        if later(changed::WEIGHT, live.weight_age, s.weight != live.weight) {
+            bits |= pending::WEIGHT;
+        }
+        if later(changed::MAX_CONNS, live.max_conns_age, s.max_conns != live.max_conns) {
+            bits |= pending::MAX_CONNS;
+        }
+        let switched = (s.flags & flag::DISABLED != 0, s.flags & flag::DRAINING != 0);
+        let differs = switched != (live.disabled, live.draining);
+        if later(changed::SWITCH, live.switch_age, differs) {
+            bits |= pending::SWITCH;
+        }
+        if later(changed::ADD, live.added, false) {
+            bits |= pending::ADD;
+        }
+        let heard = now.mono.saturating_sub(live.heartbeat_age) + ALIKE;
+        if s.flags & flag::AFAR == 0 && s.heartbeat_mono > heard {
+            bits |= pending::BEAT;
+        }
+        self.tell(slot, bits);
     }
 
     /// Takes a sign of life that came to another node so long ago.
@@ -372,6 +403,9 @@ impl Registry<'_> {
         wipe.done = end >= self.g.header.high_water;
     }
 }
+
+/// Times that went to Redis and came back may differ by so many milliseconds.
+const ALIKE: u64 = 10;
 
 fn last_change(live: &LiveRecord) -> u64 {
     live.weight_age.min(live.max_conns_age).min(live.switch_age).min(live.added)

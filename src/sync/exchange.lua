@@ -28,9 +28,16 @@ local run = call('GET', S .. 'run')
 local epochs = call('GET', S .. 'epoch')
 local head = epochs and string.match(epochs, '^%S+')
 
+-- Another process has these data than had them last: Redis was started again, or a replica has taken
+-- over. Something may be lost that no version shows, once others have written more. A user that may
+-- not run INFO does without.
+local info = redis.pcall('INFO', 'server')
+local process = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+
 local function renew()
   run = q.new_run
   call('SET', S .. 'run', run)
+  call('SET', S .. 'process', process)
   for _, node in ipairs(call('ZRANGE', S .. 'nodes', 0, -1)) do
     call('DEL', S .. 'counts:' .. node)
   end
@@ -48,18 +55,22 @@ elseif q.epoch ~= '' and q.epoch ~= head then
   out.wiped_age = math.max(0, now - number('wiped'))
   return cjson.encode(out)
 end
-local lost = q.run ~= '' and (not run or (run == q.run and version < q.cursor))
-if not run or lost then renew() end
+local lost = q.run ~= '' and (not run or version < q.cursor)
+local floor = number('floor')
+local behind = q.cursor > 0 and q.cursor < floor
+local moved = run and call('GET', S .. 'process') ~= process
+if not run or moved or (lost and run == q.run) then renew() end
+if lost then call('SET', S .. 'loss', run) end
 if run ~= q.run then
   if version < q.cursor then call('SET', S .. 'version', int(q.cursor)) end
   for _, ns in ipairs(q.spaces or {}) do call('SADD', S .. 'spaces', ns) end
   out.state = 'run'
-  out.lost = lost or (q.run ~= '' and true or nil)
+  out.lost = (q.run ~= '' and call('GET', S .. 'loss') == run) or nil
+  out.behind = behind or nil
   out.epoch, out.run = head, run
   return cjson.encode(out)
 end
-local floor = number('floor')
-if q.cursor > 0 and q.cursor < floor and not q.snapshot then
+if behind and not q.snapshot then
   out.state = 'behind'
   return cjson.encode(out)
 end
@@ -206,6 +217,8 @@ end
 
 local DONE, UNKNOWN, REMOVED, ALIVE = 1, 0, 2, 3
 local fixes = {}
+-- When it was told: ages count from then.
+local told = math.min(now, q.sent or now)
 
 local function change(o)
   local ns, addr = o.n, o.a
@@ -216,7 +229,7 @@ local function change(o)
     if not key or call('HGET', key, addr) ~= o.seen then return DONE, 0 end
   end
   local r = record(m)
-  local added = o.add and now - o.add
+  local added = o.add and told - o.add
   if r and r.x then
     if not added or added < r.x then return REMOVED, r.v end
     call('ZREM', S .. 'graves', m)
@@ -224,14 +237,15 @@ local function change(o)
   end
   if not r then
     if not added then return UNKNOWN, 0 end
+    local old = o.old or { o.add, o.add, o.add }
     r = {
-      a = added, c = now - math.max(o.created, o.add), h = o.h, p = o.p,
-      w = o.w, wt = now - (o.wa or o.add), m = o.m, mt = now - (o.ma or o.add),
-      d = o.d, r = o.r, st = now - (o.sa or o.add), dt = now - o.da,
+      a = added, c = told - math.max(o.created, o.add), h = o.h, p = o.p,
+      w = o.w, wt = told - (o.wa or old[1]), m = o.m, mt = told - (o.ma or old[2]),
+      d = o.d, r = o.r, st = told - (o.sa or old[3]), dt = told - o.da,
     }
     save(m, r)
     call('SADD', S .. 'spaces', ns)
-    local heard = put_beat(ns, addr, m, now - o.hb, o.weak)
+    local heard = put_beat(ns, addr, m, told - o.hb, o.weak)
     put_meta(ns, addr, r, heard)
     if zset(ns) then
       local total = tonumber(call('HGET', S .. 'totals', m) or '0')
@@ -244,7 +258,7 @@ local function change(o)
   if added and added > r.a then r.a, newer = added, true end
   local function part(age, time, fields)
     if not age then return end
-    local at = now - age
+    local at = told - age
     if at < r[time] then
       for field, value in pairs(fields) do refused = refused or r[field] ~= value end
       return
@@ -257,8 +271,8 @@ local function change(o)
   end
   part(o.wa, 'wt', { w = o.w })
   part(o.ma, 'mt', { m = o.m })
-  if part(o.sa, 'st', { d = o.d, r = o.r }) then r.dt = now - o.da end
-  local heard = put_beat(ns, addr, m, now - o.hb, o.weak)
+  if part(o.sa, 'st', { d = o.d, r = o.r }) then r.dt = told - o.da end
+  local heard = put_beat(ns, addr, m, told - o.hb, o.weak)
   if changed then
     save(m, r)
     put_meta(ns, addr, r, heard)
@@ -282,7 +296,7 @@ local function beat(o)
   local m = o.n .. ' ' .. o.a
   if not live(o.n, o.a) then return absent(m) end
   local had = heard_at(o.n, o.a)
-  local at = put_beat(o.n, o.a, m, now - o.hb)
+  local at = put_beat(o.n, o.a, m, told - o.hb)
   if at ~= had then beat_meta(o.n, o.a, at) end
   return DONE, 0
 end
@@ -302,7 +316,7 @@ local function remove(o)
   local m = o.n .. ' ' .. o.a
   local r = record(m)
   if r and r.x then return DONE, r.v end
-  local at = now - o.ra
+  local at = told - o.ra
   if not r then
     -- Redis has lost it. Another node may not have heard of the removal, and bring the server back.
     r = { a = 0 }
@@ -319,7 +333,7 @@ local function forget(o)
   local m = o.n .. ' ' .. o.a
   if not live(o.n, o.a) then return absent(m) end
   local had = heard_at(o.n, o.a)
-  if had and had > now - o.hb + 500 then return ALIVE, 0 end
+  if had and had > told - o.hb + 500 then return ALIVE, 0 end
   bury_server(o.n, o.a, m, record(m), now)
   return DONE, version
 end

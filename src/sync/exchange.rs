@@ -57,6 +57,10 @@ pub struct Request {
     pub total_cursor: u64,
     /// Everything is being read.
     pub snapshot: bool,
+    /// By Redis' clock, in milliseconds: ages count from then. What a command waits for on its way
+    /// would make old changes later than they are, and win over later ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<u64>,
     /// By Redis' clock, in milliseconds: what comes later is not obeyed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<u64>,
@@ -135,6 +139,9 @@ pub(super) struct ItemChange {
     pub(super) draining: u8,
     #[serde(rename = "sa", skip_serializing_if = "Option::is_none")]
     pub(super) switch_age: Option<u64>,
+    /// Of weight, limit and switch, news or not; with a registration alone.
+    #[serde(rename = "old", skip_serializing_if = "Option::is_none")]
+    pub(super) ages: Option<[u64; 3]>,
     #[serde(rename = "da")]
     pub(super) disabled_age: u64,
     #[serde(rename = "created")]
@@ -171,6 +178,7 @@ impl Item {
                     disabled: news.disabled.into(),
                     draining: news.draining.into(),
                     switch_age: news.switch_age,
+                    ages: news.added.map(|_| news.ages),
                     disabled_age: news.disabled_age,
                     created_age: news.created_age,
                     weak: news.heard_afar,
@@ -197,6 +205,8 @@ pub enum Answer {
         run: Identity,
         /// Redis has lost something.
         lost: bool,
+        /// And removals have been forgotten that the node has not read.
+        behind: bool,
     },
     /// Nothing was done: removals have been forgotten that the node has not read.
     Behind,
@@ -246,6 +256,8 @@ struct Reply {
     run: String,
     #[serde(default)]
     lost: bool,
+    #[serde(default)]
+    behind: bool,
     #[serde(default)]
     wiped_age: f64,
     #[serde(default)]
@@ -331,7 +343,10 @@ fn read(answer: &[u8]) -> Option<Answer> {
         "" => Answer::Done(Box::new(done(reply))),
         "wiped" => Answer::Wiped(epoch?, milliseconds(reply.wiped_age)),
         "foreign" => Answer::Foreign(epoch?),
-        "run" => Answer::Run { epoch: epoch?, run: Identity::parse(&reply.run)?, lost: reply.lost },
+        "run" => {
+            let (run, lost, behind) = (Identity::parse(&reply.run)?, reply.lost, reply.behind);
+            Answer::Run { epoch: epoch?, run, lost, behind }
+        }
         "behind" => Answer::Behind,
         "late" => Answer::Late(reply.now),
         _ => return None,

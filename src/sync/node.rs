@@ -132,7 +132,7 @@ pub struct Node {
     reset: bool,
     /// Nodes have come or gone since the last round.
     at_once: bool,
-    /// Redis' clock less the monotonic one.
+    /// Redis' clock less the monotonic one, as the quickest of the last answers have it.
     offset: Option<i64>,
     tickets: Vec<Ticket>,
     counts: VecDeque<(String, u32)>,
@@ -269,7 +269,7 @@ impl Node {
             let round = Round::new(at_once, all);
             return self.round(round, zone, now);
         }
-        self.ask(zone, now)
+        self.ask(false, zone, now)
     }
 
     /// Takes the means of some servers.
@@ -283,7 +283,7 @@ impl Node {
             self.counts.extend(counts);
         }
         if round.done {
-            return self.ask(zone, now);
+            return self.ask(false, zone, now);
         }
         self.phase = Phase::Round(round);
         Next::Again
@@ -309,7 +309,7 @@ impl Node {
 
     /// The last request of a node that goes: all that fits into one.
     pub fn farewell(&mut self, zone: &Zone, now: Now) -> Option<Job> {
-        match self.ask(zone, now) {
+        match self.ask(true, zone, now) {
             Next::Send(Job::Exchange(mut request)) => {
                 (request.leaving, request.reset, request.most_records) = (true, false, 0);
                 Some(Job::Exchange(request))
@@ -318,11 +318,17 @@ impl Node {
         }
     }
 
-    fn ask(&mut self, zone: &Zone, now: Now) -> Next {
+    /// `last`: the node goes.
+    fn ask(&mut self, last: bool, zone: &Zone, now: Now) -> Next {
         let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
         let shared = *registry.shared();
         let queued = registry.queued();
-        registry.copy_queued(SLICE as usize, &mut self.copies);
+        // News have to come in time, and what that is, Redis' clock says: the first question is for
+        // that alone.
+        let ready = self.offset.is_some() || last;
+        if ready {
+            registry.copy_queued(SLICE as usize, &mut self.copies);
+        }
         drop(registry);
 
         let mut request = self.request(&shared);
@@ -330,6 +336,7 @@ impl Node {
         request.spaces.clone_from(&self.settings.spaces);
         if let Some(offset) = self.offset {
             let here = now.mono.saturating_add_signed(offset);
+            request.sent = Some(here);
             request.deadline = Some(here + self.settings.timeout + 500);
         }
         self.tickets.clear();
@@ -344,7 +351,7 @@ impl Node {
             request.counts.extend([Count::Server(member), Count::Mean(mean)]);
         }
         // All that was removed here is told before anything is read: nothing of it comes back.
-        let all_told = queued <= SLICE as usize;
+        let all_told = ready && queued <= SLICE as usize;
         request.most_records = if all_told { RECORDS } else { 0 };
         request.most_beats = BEATS;
         self.more = !all_told;
@@ -436,27 +443,29 @@ impl Node {
     fn answered(&mut self, answer: Answer, asked: u64, zone: &Zone, now: Now) {
         match answer {
             Answer::Done(done) => {
-                self.offset = Some(done.now as i64 - now.mono as i64);
+                self.set_clock(done.now, now);
                 self.phase = Phase::Taking { done, asked, part: 0, at: 0 };
             }
             Answer::Late(clock) => {
-                self.offset = Some(clock as i64 - now.mono as i64);
+                self.offset = None;
+                self.set_clock(clock, now);
                 self.more = true;
                 self.told_in_vain();
             }
-            Answer::Run { epoch, run, lost } => {
-                if lost {
+            Answer::Run { epoch, run, lost, behind } => {
+                if behind {
+                    self.say(Level::Warn, BEHIND.to_owned());
+                } else if lost {
                     let line = "Redis has lost data: the servers that are known here are written \
                                 again";
                     self.say(Level::Warn, line.to_owned());
                 }
                 self.told_in_vain();
-                self.phase = Phase::Marking { next: 0, others: 0, epoch, run, unseen: TELL };
+                let unseen = if behind { DROP } else { TELL };
+                self.phase = Phase::Marking { next: 0, others: 0, epoch, run, unseen };
             }
             Answer::Behind => {
-                let line = "this node was away from Redis for longer than removals are remembered \
-                            (redis_tombstone_ttl): what Redis has counts";
-                self.say(Level::Warn, line.to_owned());
+                self.say(Level::Warn, BEHIND.to_owned());
                 self.told_in_vain();
                 let Ok(mut registry) = Registry::lock(zone) else { return };
                 let (epoch, run) = (registry.shared().epoch, registry.shared().run);
@@ -480,6 +489,22 @@ impl Node {
         }
     }
 
+    /// Notes what Redis' clock said when an answer was made that is here now.
+    fn set_clock(&mut self, clock: u64, now: Now) {
+        let offset = clock as i64 - now.mono as i64;
+        // One that says less was longer on its way, or the clock is slower, or was set.
+        let most = (self.settings.timeout + 500) as i64;
+        let quick = self.offset.filter(|best| (0..most).contains(&(best - offset)));
+        self.offset = Some(quick.map_or(offset, |best| offset.max(best - 1)));
+    }
+
+    /// When Redis made an answer. What it says of ages is true then.
+    fn made(&self, clock: u64, now: Now) -> Now {
+        let here = now.mono.saturating_add_signed(self.offset.unwrap_or(0));
+        let ago = here.saturating_sub(clock).min(now.mono).min(now.wall);
+        Now { mono: now.mono - ago, wall: now.wall - ago }
+    }
+
     /// Nothing of what was told has been taken.
     fn told_in_vain(&mut self) {
         self.reset = true;
@@ -500,12 +525,13 @@ impl Node {
         now: Now,
     ) -> Next {
         let began = Instant::now();
+        let made = self.made(done.now, now);
         while part < PARTS && began.elapsed() < TURN && self.events.len() < SLICE as usize {
             let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
             if registry.is_retired() {
                 return Next::Wait(1000);
             }
-            let len = self.take_part(&mut registry, &done, part, &mut at, rules, now);
+            let len = self.take_part(&mut registry, &done, part, &mut at, rules, made);
             if at >= len {
                 (part, at) = (part + 1, 0);
             }
@@ -713,6 +739,8 @@ impl Node {
 const TELL: u32 = 1;
 /// It is forgotten.
 const DROP: u32 = 2;
+const BEHIND: &str = "this node was away from Redis for longer than removals are remembered \
+                      (redis_tombstone_ttl): what Redis has counts";
 /// Kinds of what an exchange brings.
 const PARTS: usize = 4;
 

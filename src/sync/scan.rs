@@ -335,6 +335,7 @@ impl Entry<'_> {
                 disabled: meta.disabled.into(),
                 draining: 0,
                 switch_age: changed(meta.disabled != known.disabled),
+                ages: None,
                 disabled_age: 0,
                 created_age: age(meta.created),
                 weak: true,
