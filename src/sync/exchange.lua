@@ -315,8 +315,15 @@ end
 local function remove(o)
   local m = o.n .. ' ' .. o.a
   local r = record(m)
-  if r and r.x then return DONE, r.v end
   local at = told - o.ra
+  if r and r.x then
+    -- It may have been there in between, and Redis has lost that.
+    if at > r.x then
+      r.x = at
+      keep(m, r)
+    end
+    return DONE, r.v
+  end
   if not r then
     -- Redis has lost it. Another node may not have heard of the removal, and bring the server back.
     r = { a = 0 }
