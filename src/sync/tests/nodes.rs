@@ -1,7 +1,11 @@
 //! Nodes that share one Redis, in each of the ways in which that can go wrong.
 
+mod counts;
+mod damage;
 mod histories;
 mod losses;
+mod silence;
+mod wipes;
 
 use super::sim::{Cable, Sim};
 use super::*;

@@ -426,6 +426,11 @@ impl Sim {
 
     /// Runs a script in Redis that answers with JSON, and is given the prefix.
     pub(super) fn eval(&mut self, script: &str) -> Result<Value, LinkError> {
+        // The connection may be of before a restart.
+        self.eval_once(script).or_else(|_| self.eval_once(script))
+    }
+
+    fn eval_once(&mut self, script: &str) -> Result<Value, LinkError> {
         let mut link = match self.link.take() {
             Some(link) => link,
             None => Link::open(&Endpoint::parse(&self.redis.url()).unwrap(), PATIENCE)?,
