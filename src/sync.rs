@@ -12,6 +12,7 @@ mod error;
 mod exchange;
 mod link;
 mod listener;
+mod mend;
 mod node;
 mod scan;
 mod stop;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::exchange::{Answer, Request, exchange};
+use super::mend::mend;
 use super::scan::Scanner;
 use super::{Endpoint, Link, LinkError, Stop};
 
@@ -68,6 +69,16 @@ impl Courier {
             None => Link::open_until(&self.endpoint, self.timeout, &self.stop)?,
         };
         let done = self.with(&mut link, job, warnings);
+        if let Err(LinkError::WrongType(_)) = &done {
+            // The job fails, and the next one finds them gone.
+            let prefix = match job {
+                Job::Exchange(request) => &request.prefix,
+                Job::Scan { template, .. } => &template.prefix,
+            };
+            for key in mend(&mut link, prefix).unwrap_or_default() {
+                warnings.push(format!("key \"{key}\" in Redis had a wrong type and is made anew"));
+            }
+        }
         if !done.as_ref().is_err_and(LinkError::is_lost) {
             self.link = Some(link);
         }

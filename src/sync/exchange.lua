@@ -17,16 +17,24 @@ local out = { now = now }
 
 local function int(n) return string.format('%.0f', n) end
 local function seconds(ms) return string.format('%.3f', ms / 1000) end
-local function number(key) return tonumber(call('GET', S .. key) or '0') or 0 end
+-- What somebody else has spoilt must not stop everybody.
+local function whole(text)
+  local n = tonumber(text)
+  return n and n >= 0 and n < 2 ^ 53 and math.floor(n) or 0
+end
+local function number(key) return whole(call('GET', S .. key)) end
+local function identity(text)
+  return text and #text == 16 and string.match(text, '^[0-9a-f]*[1-9a-f][0-9a-f]*$') or nil
+end
 
 -- Epoch and run ---------------------------------------------------------------
 -- The epoch changes when everything is wiped on purpose, the run when Redis turns out to have lost
 -- something. A node that does not know them reads everything before it tells anything.
 
 local version = number('version')
-local run = call('GET', S .. 'run')
+local run = identity(call('GET', S .. 'run'))
 local epochs = call('GET', S .. 'epoch')
-local head = epochs and string.match(epochs, '^%S+')
+local head = epochs and identity(string.match(epochs, '^%S+'))
 
 -- Another process has these data than had them last: Redis was started again, or a replica has taken
 -- over. Something may be lost that no version shows, once others have written more. A user that may
@@ -106,12 +114,19 @@ local function beats(ns) return public(ns, 'heartbeat', 'hash') end
 -- a: last registration; x: removal, of one that is gone; c: first registration; w, m, d, r: weight,
 -- max_conns, disabled, draining; wt, mt, st: when these were set; dt: when it was disabled.
 
+local NUMBERS = { 'v', 'a', 'c', 'p', 'w', 'wt', 'm', 'mt', 'd', 'r', 'st', 'dt' }
 local beat_seq, total_seq = number('beat-seq'), number('total-seq')
 local first_version, first_beat, first_total = version, beat_seq, total_seq
 
 local function record(m)
   local text = call('HGET', S .. 'records', m)
-  return text and cjson.decode(text)
+  if not text then return nil end
+  local fine, r = pcall(cjson.decode, text)
+  if not fine or type(r) ~= 'table' then return nil end
+  for _, field in ipairs(r.x and { 'v', 'a', 'x' } or NUMBERS) do
+    if type(r[field]) ~= 'number' then return nil end
+  end
+  return r
 end
 
 local function keep(m, r) call('HSET', S .. 'records', m, cjson.encode(r)) end
@@ -122,6 +137,8 @@ local function save(m, r)
   keep(m, r)
   call('ZADD', S .. 'index', int(version), m)
 end
+
+local OURS = ' host port weight max_conns enabled created_at updated_at disabled_at disabled_reason '
 
 -- Shadows are what was written to a public key last: what differs from them was written by others.
 local function put_meta(ns, addr, r, heard)
@@ -141,7 +158,14 @@ local function put_meta(ns, addr, r, heard)
   meta.disabled_at = r.d ~= 0 and r.dt / 1000 or nil
   meta.disabled_reason = r.d ~= 0 and 'manual' or nil
   if heard then meta.last_heartbeat = heard / 1000 end
-  local text = cjson.encode(meta)
+  local fine, text = pcall(cjson.encode, meta)
+  if not fine then
+    -- Something of others' that has no form in JSON, like a number too large.
+    for field in pairs(meta) do
+      if not string.find(OURS, ' ' .. field .. ' ', 1, true) then meta[field] = nil end
+    end
+    text = cjson.encode(meta)
+  end
   if key then call('HSET', key, addr, text) end
   call('HSET', S .. 'meta:' .. ns, addr, text)
 end
@@ -184,15 +208,16 @@ end
 
 local function set_total(m, add)
   if add == 0 then return end
-  local total = tonumber(call('HINCRBY', S .. 'totals', m, int(add)))
+  local total = math.max(0, whole(call('HGET', S .. 'totals', m)) + add)
   total_seq = total_seq + 1
-  if total <= 0 then
-    total = 0
+  if total == 0 then
     call('HDEL', S .. 'totals', m)
+  else
+    call('HSET', S .. 'totals', m, int(total))
   end
   call('ZADD', S .. 'total-index', int(total_seq), m)
   local ns, addr = string.match(m, '^(%S+) (.+)$')
-  if call('HEXISTS', S .. 'meta:' .. ns, addr) == 1 and zset(ns) then
+  if ns and call('HEXISTS', S .. 'meta:' .. ns, addr) == 1 and zset(ns) then
     call('ZADD', zset(ns), int(math.floor(total / 1000 + 0.5)), addr)
   end
 end
@@ -219,6 +244,8 @@ local DONE, UNKNOWN, REMOVED, ALIVE = 1, 0, 2, 3
 local fixes = {}
 -- When it was told: ages count from then.
 local told = math.min(now, q.sent or now)
+
+local function live(ns, addr) return call('HEXISTS', S .. 'meta:' .. ns, addr) == 1 end
 
 local function change(o)
   local ns, addr = o.n, o.a
@@ -248,13 +275,13 @@ local function change(o)
     local heard = put_beat(ns, addr, m, told - o.hb, o.weak)
     put_meta(ns, addr, r, heard)
     if zset(ns) then
-      local total = tonumber(call('HGET', S .. 'totals', m) or '0')
+      local total = whole(call('HGET', S .. 'totals', m))
       call('ZADD', zset(ns), int(math.floor(total / 1000 + 0.5)), addr)
     end
     return DONE, version
   end
 
-  local changed, newer, refused = o.seen ~= nil, false, false
+  local changed, newer, refused = o.seen ~= nil or not live(ns, addr), false, false
   if added and added > r.a then r.a, newer = added, true end
   local function part(age, time, fields)
     if not age then return end
@@ -284,11 +311,10 @@ local function change(o)
   return DONE, r.v
 end
 
-local function live(ns, addr) return call('HEXISTS', S .. 'meta:' .. ns, addr) == 1 end
 
 local function absent(m)
   local r = record(m)
-  if r then return REMOVED, r.v end
+  if r and r.x then return REMOVED, r.v end
   return UNKNOWN, 0
 end
 
@@ -341,7 +367,7 @@ local function forget(o)
   if not live(o.n, o.a) then return absent(m) end
   local had = heard_at(o.n, o.a)
   if had and had > told - o.hb + 500 then return ALIVE, 0 end
-  bury_server(o.n, o.a, m, record(m), now)
+  bury_server(o.n, o.a, m, record(m) or { a = 0 }, now)
   return DONE, version
 end
 
@@ -362,7 +388,7 @@ local function foreign_loss(o)
     note_beat(o.n, o.a, m, seconds(heard), heard)
   end
   if zset(o.n) then
-    local total = tonumber(call('HGET', S .. 'totals', m) or '0')
+    local total = whole(call('HGET', S .. 'totals', m))
     call('ZADD', zset(o.n), int(math.floor(total / 1000 + 0.5)), o.a)
   end
   return DONE, r.v
@@ -389,14 +415,14 @@ if q.node then
   call('ZADD', S .. 'nodes', int(now), q.node)
   if q.reset then
     local all = call('HGETALL', counts)
-    for i = 1, #all, 2 do set_total(all[i], -tonumber(all[i + 1])) end
+    for i = 1, #all, 2 do set_total(all[i], -whole(all[i + 1])) end
     call('DEL', counts)
   end
   for i = 1, #(q.counts or {}), 2 do
     local m, mean = q.counts[i], q.counts[i + 1]
     local text = call('HGET', S .. 'records', m)
     if not (text and string.find(text, '"x":', 1, true)) then
-      local old = tonumber(call('HGET', counts, m) or '0')
+      local old = whole(call('HGET', counts, m))
       if mean == 0 then call('HDEL', counts, m) else call('HSET', counts, m, int(mean)) end
       set_total(m, mean - old)
     end
@@ -410,7 +436,7 @@ if q.node then
   for _, node in ipairs(call('ZRANGEBYSCORE', S .. 'nodes', '-inf', int(now - q.node_ttl), 'LIMIT', 0, 4)) do
     local left = call('HSCAN', S .. 'counts:' .. node, 0, 'COUNT', 1000)[2]
     for i = 1, #left, 2 do
-      set_total(left[i], -tonumber(left[i + 1]))
+      set_total(left[i], -whole(left[i + 1]))
       call('HDEL', S .. 'counts:' .. node, left[i])
     end
     if call('EXISTS', S .. 'counts:' .. node) == 0 then call('ZREM', S .. 'nodes', node) end
@@ -418,7 +444,7 @@ if q.node then
   end
   if q.leaving then
     local left = call('HGETALL', counts)
-    for i = 1, #left, 2 do set_total(left[i], -tonumber(left[i + 1])) end
+    for i = 1, #left, 2 do set_total(left[i], -whole(left[i + 1])) end
     call('DEL', counts)
     call('ZREM', S .. 'nodes', q.node)
     out.buried = true
@@ -427,7 +453,8 @@ if q.node then
 
   -- One node looks for what other programs have written, and clears old graves away.
   local holder = call('GET', S .. 'lease')
-  if (not holder or holder == q.node) and not q.leaving then
+  local held = holder and holder ~= q.node and call('ZSCORE', S .. 'nodes', holder)
+  if not held and not q.leaving then
     call('SET', S .. 'lease', q.node, 'PX', int(q.node_ttl))
     out.lease = true
     local old = call('ZRANGEBYSCORE', S .. 'graves', '-inf', int(now - q.tombstone_ttl), 'LIMIT', 0, 100)
@@ -459,7 +486,7 @@ local function list_of(members, into)
   for i, m in ipairs(members) do
     if texts[i] then
       local ns, addr = string.match(m, '^(%S+) (.+)$')
-      local heard = heard_at(ns, addr)
+      local heard = ns and heard_at(ns, addr)
       into[#into + 1] = m
       into[#into + 1] = texts[i]
       into[#into + 1] = heard and math.max(0, now - heard) or -1
@@ -491,7 +518,7 @@ if q.most_records > 0 then
   local heard = {}
   for _, m in ipairs(members) do
     local ns, addr = string.match(m, '^(%S+) (.+)$')
-    local at = heard_at(ns, addr)
+    local at = ns and heard_at(ns, addr)
     if at then
       heard[#heard + 1] = m
       heard[#heard + 1] = math.max(0, now - at)
@@ -507,7 +534,7 @@ if q.most_records > 0 then
     local totals = {}
     for i, m in ipairs(members) do
       totals[#totals + 1] = m
-      totals[#totals + 1] = tonumber(sums[i] or '0')
+      totals[#totals + 1] = whole(sums[i])
     end
     out.totals = totals
   end

@@ -337,7 +337,11 @@ pub(super) fn exchange(link: &mut Link, request: &Request) -> Result<Answer, Lin
 }
 
 fn read(answer: &[u8]) -> Option<Answer> {
-    let reply: Reply = serde_json::from_slice(answer).ok()?;
+    // What others have written there need not be text.
+    let reply: Reply = match serde_json::from_slice(answer) {
+        Ok(reply) => reply,
+        Err(_) => serde_json::from_str(&String::from_utf8_lossy(answer)).ok()?,
+    };
     let epoch = Identity::parse(&reply.epoch);
     Some(match reply.state.as_str() {
         "" => Answer::Done(Box::new(done(reply))),

@@ -437,7 +437,7 @@ impl Sim {
         };
         let answer = link.eval(&Script::new(script), "k", self.prefix.as_bytes())?;
         self.link = Some(link);
-        Ok(serde_json::from_slice(&answer).unwrap())
+        Ok(serde_json::from_str(&String::from_utf8_lossy(&answer)).unwrap())
     }
 
     pub(super) fn try_dump(&mut self) -> Result<Dump, LinkError> {
