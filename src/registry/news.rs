@@ -74,8 +74,8 @@ pub enum Outcome {
     Done,
     /// Redis has no such server, and the news was no registration.
     Unknown,
-    /// The server was removed later than it was registered here.
-    Removed,
+    /// It was removed so many milliseconds ago, later than it was registered as far as Redis knows.
+    Removed(u64),
     /// Redis knows of a later sign of life.
     Alive,
 }
@@ -169,9 +169,12 @@ impl Registry<'_> {
             return false;
         }
         match outcome {
-            Outcome::Removed => {
+            Outcome::Removed(ago) if self.registered_since(ticket.slot, ago, now) => {
+                self.tell_all(ticket.slot);
+            }
+            Outcome::Removed(ago) => {
                 self.say(Happening::Removed, ticket.slot, events);
-                self.depart_as_told(ticket.slot, 0, version, now);
+                self.depart_as_told(ticket.slot, ago, version, now);
             }
             Outcome::Done if s.pending == pending::FORGET => {
                 let silent = now.mono.saturating_sub(s.heartbeat_mono);

@@ -130,11 +130,10 @@ impl Registry<'_> {
                 let s = &self.g.servers[slot as usize];
                 // Registered here since: Redis is about to be told, or has lost it.
                 let told = s.pending & pending::ADD == 0;
-                let since = age(s.changed[changed::ADD], now);
                 let again = if told {
-                    s.flags & flag::UNSEEN != 0 && since + ALIKE < *ago
+                    s.flags & flag::UNSEEN != 0 && self.registered_since(slot, *ago, now)
                 } else {
-                    since < *ago
+                    age(s.changed[changed::ADD], now) < *ago
                 };
                 if again && told {
                     self.g.servers[slot as usize].flags &= !flag::UNSEEN;
@@ -162,6 +161,12 @@ impl Registry<'_> {
             }
         }
         Ok(last.filter(|_| news))
+    }
+
+    /// Whether a server was registered here clearly later than it was removed as far as Redis knows,
+    /// which has then lost something.
+    pub(super) fn registered_since(&self, slot: u32, removed_ago: u64, now: Now) -> bool {
+        age(self.g.servers[slot as usize].changed[changed::ADD], now) + ALIKE < removed_ago
     }
 
     fn insert_record(

@@ -240,6 +240,7 @@ end
 
 -- What nodes tell ----------------------------------------------------------------
 
+-- With each comes the record's version, but with REMOVED how long ago that was.
 local DONE, UNKNOWN, REMOVED, ALIVE = 1, 0, 2, 3
 local fixes = {}
 -- When it was told: ages count from then.
@@ -258,7 +259,7 @@ local function change(o)
   local r = record(m)
   local added = o.add and told - o.add
   if r and r.x then
-    if not added or added < r.x then return REMOVED, r.v end
+    if not added or added < r.x then return REMOVED, math.max(0, now - r.x) end
     call('ZREM', S .. 'graves', m)
     r = nil
   end
@@ -314,7 +315,7 @@ end
 
 local function absent(m)
   local r = record(m)
-  if r and r.x then return REMOVED, r.v end
+  if r and r.x then return REMOVED, math.max(0, now - r.x) end
   return UNKNOWN, 0
 end
 

@@ -221,7 +221,7 @@ pub enum Answer {
 pub struct Done {
     /// Redis' clock, in milliseconds since the epoch.
     pub now: u64,
-    /// What became of each of the news, with the version of the server's record.
+    /// What became of each of the news, with the version of the server's record, or 0.
     pub results: Vec<(Outcome, u64)>,
     /// Redis knows nothing of this node's counts: all are to be told.
     pub unknown: bool,
@@ -370,7 +370,7 @@ fn done(reply: Reply) -> Done {
     done.results.extend(reply.results.chunks_exact(2).map(|pair| {
         let outcome = match pair[0] {
             0 => Outcome::Unknown,
-            2 => Outcome::Removed,
+            2 => return (Outcome::Removed(pair[1]), 0),
             3 => Outcome::Alive,
             _ => Outcome::Done,
         };

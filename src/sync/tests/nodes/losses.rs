@@ -78,3 +78,28 @@ fn a_server_that_an_older_copy_of_the_data_has_as_removed_is_there_again() {
     sim.agree();
     assert_eq!(sim.nodes[1].view(A).map(|v| v.weight), Some(5), "{}", sim.told());
 }
+
+#[test]
+fn a_removal_that_a_node_hears_of_late_does_not_take_back_what_was_registered_since() {
+    let mut sim = joined(3);
+    // Node 0 learns of the removal only when it tells something of the server.
+    sim.nodes[0].cable = Cable::Cut;
+    assert!(sim.nodes[1].remove(A) && sim.nodes[0].refresh(A));
+    sim.run(60);
+    sim.nodes[2].cable = Cable::Cut;
+    sim.run(20);
+    sim.nodes[2].add(A, Some(6), None);
+    sim.run(60);
+    sim.nodes[0].cable = Cable::Fine;
+    sim.until("node 0 has heard", |sim| !sim.nodes[0].has(A));
+    // And tells all that it knows of removals.
+    let data = sim.redis.data();
+    sim.redis.start_again_with(&data);
+    sim.until("node 0 has told", |sim| {
+        sim.nodes[0].registry().shared().unseen == 0 && sim.nodes[0].queued() == 0
+            && sim.nodes[0].registry().shared().connected == 1
+    });
+    sim.settle();
+    sim.agree();
+    assert_eq!(sim.nodes[0].view(A).map(|v| v.weight), Some(6), "{}", sim.told());
+}
