@@ -59,8 +59,8 @@ pub enum Unseen {
 /// Which servers go when everything in Redis was wiped on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wipe {
-    /// So many milliseconds ago. Who registered later stays.
-    pub age: u64,
+    /// When it happened, as [`Server::changed`] has it. Who registered later stays.
+    at: u64,
     next: u32,
     /// Servers forgotten.
     pub forgotten: u64,
@@ -69,9 +69,9 @@ pub struct Wipe {
 }
 
 impl Wipe {
-    /// One that happened so long ago.
-    pub fn new(age: u64) -> Self {
-        Self { age, next: 0, forgotten: 0, done: false }
+    /// One that happened so many milliseconds ago.
+    pub fn new(age: u64, now: Now) -> Self {
+        Self { at: stamp_of_age(age, now), next: 0, forgotten: 0, done: false }
     }
 }
 
@@ -387,11 +387,11 @@ impl Registry<'_> {
 
     /// Obeys a planned wipe: the next servers, `slots` at most, are forgotten, and nothing that is
     /// older is told.
-    pub fn wipe(&mut self, wipe: &mut Wipe, slots: u32, now: Now) {
+    pub fn wipe(&mut self, wipe: &mut Wipe, slots: u32) {
         let end = self.g.header.high_water.min(wipe.next.saturating_add(slots));
         for slot in wipe.next..end {
             let s = self.g.servers[slot as usize];
-            let later = age(s.changed[changed::ADD], now) < wipe.age;
+            let later = s.changed[changed::ADD] > wipe.at;
             if s.live != 0 && s.flags & flag::STATIC == 0 {
                 self.g.servers[slot as usize].record_version = 0;
                 if later && s.pending & pending::ADD != 0 {

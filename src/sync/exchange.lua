@@ -42,12 +42,21 @@ local head = epochs and identity(string.match(epochs, '^%S+'))
 local info = redis.pcall('INFO', 'server')
 local process = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 
+local function public_key(ns, rest)
+  return q.prefix .. ':' .. (ns == 'default' and '' or ns .. ':') .. rest
+end
+
 local function renew()
   run = q.new_run
   call('SET', S .. 'run', run)
   call('SET', S .. 'process', process)
   for _, node in ipairs(call('ZRANGE', S .. 'nodes', 0, -1)) do
     call('DEL', S .. 'counts:' .. node)
+  end
+  for _, m in ipairs(call('HKEYS', S .. 'totals')) do
+    local ns, addr = string.match(m, '^(%S+) (.+)$')
+    -- One of another type is left alone.
+    if ns then redis.pcall('ZADD', public_key(ns, 'servers:zset'), 'XX', 0, addr) end
   end
   call('DEL', S .. 'nodes', S .. 'totals', S .. 'total-index')
 end
@@ -93,7 +102,7 @@ end
 
 local usable, wrong = {}, {}
 local function public(ns, rest, kind)
-  local key = q.prefix .. ':' .. (ns == 'default' and '' or ns .. ':') .. rest
+  local key = public_key(ns, rest)
   local known = usable[key]
   if known == nil then
     local is = call('TYPE', key).ok

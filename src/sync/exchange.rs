@@ -192,9 +192,15 @@ impl Item {
 /// What came back.
 #[derive(Debug)]
 pub enum Answer {
-    /// Nothing was done: everything was wiped on purpose, so many milliseconds ago, and this is the
-    /// epoch now.
-    Wiped(Identity, u64),
+    /// Nothing was done: everything was wiped on purpose.
+    Wiped {
+        /// To be followed.
+        epoch: Identity,
+        /// So many milliseconds ago.
+        age: u64,
+        /// By Redis' clock it is so late.
+        clock: u64,
+    },
     /// Nothing was done: these are data of another epoch, which does not say that it replaces ours.
     Foreign(Identity),
     /// Nothing was done: everything is to be read first.
@@ -345,7 +351,10 @@ fn read(answer: &[u8]) -> Option<Answer> {
     let epoch = Identity::parse(&reply.epoch);
     Some(match reply.state.as_str() {
         "" => Answer::Done(Box::new(done(reply))),
-        "wiped" => Answer::Wiped(epoch?, milliseconds(reply.wiped_age)),
+        "wiped" => {
+            let (age, clock) = (milliseconds(reply.wiped_age), reply.now);
+            Answer::Wiped { epoch: epoch?, age, clock }
+        }
         "foreign" => Answer::Foreign(epoch?),
         "run" => {
             let (run, lost, behind) = (Identity::parse(&reply.run)?, reply.lost, reply.behind);

@@ -229,7 +229,7 @@ impl Node {
                 self.mark(next, others, epoch, run, unseen, zone)
             }
             Phase::Settling(next) => self.settle(next, zone, now),
-            Phase::Wiping(wipe, epoch) => self.wipe(wipe, epoch, zone, now),
+            Phase::Wiping(wipe, epoch) => self.wipe(wipe, epoch, zone),
         }
     }
 
@@ -472,9 +472,9 @@ impl Node {
                 let (epoch, run) = (Identity(epoch), Identity(run));
                 self.phase = Phase::Marking { next: 0, others: 0, epoch, run, unseen: DROP };
             }
-            Answer::Wiped(epoch, age) => {
+            Answer::Wiped { epoch, age, clock } => {
                 self.told_in_vain();
-                self.phase = Phase::Wiping(Wipe::new(age), epoch);
+                self.phase = Phase::Wiping(Wipe::new(age, self.made(clock, now)), epoch);
             }
             Answer::Foreign(epoch) => {
                 let line = "the data in Redis are others than before, and do not say that they \
@@ -500,7 +500,8 @@ impl Node {
 
     /// When Redis made an answer. What it says of ages is true then.
     fn made(&self, clock: u64, now: Now) -> Now {
-        let here = now.mono.saturating_add_signed(self.offset.unwrap_or(0));
+        let Some(offset) = self.offset else { return now };
+        let here = now.mono.saturating_add_signed(offset);
         let ago = here.saturating_sub(clock).min(now.mono).min(now.wall);
         Now { mono: now.mono - ago, wall: now.wall - ago }
     }
@@ -714,11 +715,11 @@ impl Node {
         Next::Again
     }
 
-    fn wipe(&mut self, mut wipe: Wipe, epoch: Identity, zone: &Zone, now: Now) -> Next {
+    fn wipe(&mut self, mut wipe: Wipe, epoch: Identity, zone: &Zone) -> Next {
         let began = Instant::now();
         while !wipe.done && began.elapsed() < TURN {
             let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
-            registry.wipe(&mut wipe, SLICE, now);
+            registry.wipe(&mut wipe, SLICE);
             if wipe.done {
                 let shared = registry.shared();
                 (shared.epoch, shared.run) = (epoch.0, 0);

@@ -35,6 +35,7 @@ fn joined() -> Sim {
 fn a_planned_wipe_is_obeyed_and_what_is_registered_after_it_stays() {
     let mut sim = joined();
     sim.eval(WIPE).unwrap();
+    std::thread::sleep(Duration::from_millis(10));
     sim.nodes[0].add(B, Some(4), None);
     sim.settle();
     sim.agree();
