@@ -1,5 +1,6 @@
 //! Nodes that share one Redis, in each of the ways in which that can go wrong.
 
+mod balance;
 mod counts;
 mod damage;
 mod histories;
