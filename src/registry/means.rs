@@ -54,7 +54,8 @@ impl Registry<'_> {
     ///
     /// In steps of 1/nodes: when all nodes see the same server with too little to do, each makes up
     /// for its share alone. If each made up for all of it, they would send it all that the others
-    /// are short of as well, and the next time none would send it anything.
+    /// are short of as well, and the next time none would send it anything. Half of that, because
+    /// what comes of a step is seen only after the next: whole ones would overshoot until then.
     pub fn take_means(
         &mut self,
         round: &mut Round,
@@ -64,7 +65,7 @@ impl Registry<'_> {
     ) {
         let high = self.g.header.high_water;
         let end = high.min(round.next.saturating_add(slots));
-        let nodes = self.g.header.shared.nodes.max(1);
+        let steps = self.g.header.shared.nodes.max(1).saturating_mul(2);
         for slot in round.next..end {
             let s = &mut self.g.servers[slot as usize];
             if s.live == 0 {
@@ -85,9 +86,9 @@ impl Registry<'_> {
             s.others_damped = if round.at_once {
                 s.others
             } else if s.others > before {
-                before + (s.others - before).div_ceil(nodes)
+                before + (s.others - before).div_ceil(steps)
             } else {
-                before - (before - s.others).div_ceil(nodes)
+                before - (before - s.others).div_ceil(steps)
             };
             s.told_mean = mean;
             if s.others_damped != before {

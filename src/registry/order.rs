@@ -61,8 +61,12 @@ impl Order {
 /// denominators up to [`super::WEIGHT_MAX`] differ by more than one unit. Those of other nodes come
 /// in 1/256.
 pub(super) fn load(s: &Server) -> u64 {
-    let requests = (u64::from(s.conns) << 8) + u64::from(s.others_damped);
-    (requests << 24) / u64::from(s.weight.max(1))
+    // Rounded to whole requests, at another place on each node and for each server. Exact fractions
+    // would break the ties of all nodes alike, and send all their odd requests to the same server;
+    // equally rounded ones would move all nodes at once.
+    let place = s.started_mono.wrapping_add(s.number).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+    let others = (u64::from(s.others_damped) + place) >> 8;
+    ((u64::from(s.conns) + others) << 32) / u64::from(s.weight.max(1))
 }
 
 /// The group of a server.

@@ -137,7 +137,7 @@ impl Member {
         self.hinted = true;
     }
 
-    /// Goes on until there is nothing to be done for now. Whether it has exchanged something.
+    /// Goes on until there is nothing to be done for now. Whether it has told what others hear of.
     pub(super) fn step(&mut self) -> bool {
         if self.halted {
             return false;
@@ -148,7 +148,7 @@ impl Member {
         } else if self.now().mono < self.wake && queued == 0 {
             return false;
         }
-        let mut exchanged = false;
+        let mut told = false;
         for _ in 0..2000 {
             let next = self.node.step(self.zone, &self.rules, self.now());
             let mut waits = None;
@@ -163,7 +163,7 @@ impl Member {
                             cut("the answer was lost")
                         }
                     };
-                    exchanged |= self.cable != Cable::Cut;
+                    told |= self.cable != Cable::Cut && queued > 0;
                     self.node.reported(report, self.zone, self.now());
                 }
                 Next::Again => {}
@@ -175,7 +175,7 @@ impl Member {
             self.events.drain().for_each(drop);
             if let Some(ms) = waits {
                 self.wake = self.now().mono + ms;
-                return exchanged;
+                return told;
             }
         }
         panic!("{} never rests", self.node.id());

@@ -1,6 +1,6 @@
 //! What knowing of the others' requests does to the balance.
 
-use super::super::sim::{Cable, Dice, Key, Sim};
+use super::super::sim::{Cable, Dice, INTERVAL, Key, Sim};
 use super::*;
 
 const SERVERS: [Key; 5] =
@@ -9,9 +9,10 @@ const SERVERS: [Key; 5] =
 /// Requests that each node has under way, in the mean.
 const LOAD: u64 = 6;
 
-/// How uneven the load of servers is over all nodes: the mean over time of the variance over
-/// servers, and how much of it is of one interval and the next alike.
+/// How uneven the load of servers is over all nodes.
+#[derive(Debug)]
 struct Spread {
+    /// The variance over servers, its mean over time.
     variance: f64,
     /// The variance over servers of each server's mean over the whole time.
     lasting: f64,
@@ -38,10 +39,10 @@ fn spread(n: usize, sharing: bool, seed: u64) -> Spread {
         let until = began.elapsed().as_millis() as u64;
         for at in ms..until {
             for node in 0..n {
-                // Each lasts 150 ms in the mean: from 10 to 290.
-                if dice.below(150) < LOAD {
+                // Each lasts 30 ms in the mean: from 5 to 55.
+                if dice.below(30) < LOAD {
                     let (flight, port) = sim.nodes[node].take("default").unwrap();
-                    flights.push((at + 10 + dice.below(280), node, flight, port));
+                    flights.push((at + 5 + dice.below(51), node, flight, port));
                 }
             }
         }
@@ -76,21 +77,59 @@ fn variance_of(loads: &[f64]) -> f64 {
     loads.iter().map(|load| (load - mean).powi(2)).sum::<f64>() / loads.len() as f64
 }
 
+/// A burst of requests that only one node has, all on one server.
+fn lopsided(sharing: bool) -> [u32; SERVERS.len()] {
+    let mut sim = Sim::new(3);
+    sim.nodes[0].add(SERVERS[0], None, Some(0));
+    sim.settle();
+    if !sharing {
+        sim.all(Cable::Cut);
+    }
+    let long: Vec<_> = (0..8).map(|_| sim.nodes[0].take("default").unwrap()).collect();
+    for key in &SERVERS[1..] {
+        sim.nodes.iter_mut().for_each(|node| node.add(*key, None, Some(0)));
+    }
+    sim.run(5 * INTERVAL);
+    let mut flights = Vec::new();
+    for _ in 0..30 {
+        sim.run(INTERVAL / 2);
+        for node in 1..3 {
+            flights.push((node, sim.nodes[node].take("default").unwrap()));
+        }
+        if flights.len() > 10 {
+            for (node, (flight, _)) in flights.drain(..2) {
+                sim.nodes[node].release(flight);
+            }
+        }
+    }
+    let mut loads = [0; SERVERS.len()];
+    for (_, port) in long.iter().chain(flights.iter().map(|(_, taken)| taken)) {
+        loads[usize::from(*port) - 1] += 1;
+    }
+    loads
+}
+
+#[test]
+fn a_server_that_one_node_alone_keeps_busy_is_spared_by_the_others() {
+    let alone = std::thread::spawn(|| lopsided(false));
+    let (shared, alone) = (lopsided(true), alone.join().unwrap());
+    assert!(alone[0] >= 10 && shared[0] == 8, "{alone:?} {shared:?}");
+    assert!(shared[1..].iter().all(|load| (1..=4).contains(load)), "{shared:?}");
+}
+
 #[test]
 fn nodes_that_know_of_each_other_are_no_less_even_than_those_that_do_not() {
     let threads: Vec<_> = [(2, 1), (3, 2), (10, 3)]
         .into_iter()
         .map(|(n, seed)| {
-            std::thread::spawn(move || {
-                let alone = spread(n, false, seed);
-                let shared = spread(n, true, seed);
-                (n, alone, shared)
-            })
+            std::thread::spawn(move || (n, spread(n, false, seed), spread(n, true, seed)))
         })
         .collect();
     for thread in threads {
         let (n, alone, shared) = thread.join().unwrap();
-        println!("{n} nodes: {:.2} alone, {:.2} shared; lasting {:.2}, {:.2}", alone.variance, shared.variance, alone.lasting, shared.lasting);
-        assert!(shared.variance < alone.variance * 1.3 + 0.3, "{n}");
+        println!("{n} nodes: {alone:.2?} alone, {shared:.2?} sharing");
+        // Noise, and a busy machine; when all go the same way it is more than twice as much.
+        assert!(shared.variance < alone.variance * 1.4 + 0.3, "{n}: {alone:?} {shared:?}");
+        assert!(shared.lasting < 0.3, "{n}: {alone:?} {shared:?}");
     }
 }
