@@ -137,7 +137,7 @@ redis_failed() {
     reason=${reason%% script: *}
     ((code != 124)) || reason="no answer within $redis_timeout s${1-}"
     case $reason in
-        *NOPERM*) reason="the user may not do this (${reason#AUTH failed: }); README.md lists what must be allowed" ;;
+        *NOPERM* | *'The user executing the script'*) reason="the user may not do this (${reason#AUTH failed: }); README.md lists what must be allowed" ;;
         'AUTH failed: '* | WRONGPASS*) reason="the user or the password is wrong" ;;
         NOAUTH*) reason="it wants a password: give the URL with one, in REDIS_URL" ;;
         *READONLY*) reason="it is a read-only replica: give the URL of its master" ;;

@@ -96,10 +96,16 @@ local function write()
         end
     end
     local zset, meta, beat = public(namespace)
+    -- Not found out when the half is written. Redis 7 and newer can tell.
+    for _, command in ipairs(redis.acl_check_cmd and {
+        { "DEL", beat }, { "SET", epoch_key, "" }, { "SADD", spaces_key, "" }, { "ZADD", zset, 0, "" },
+        { "HGET", meta, "" }, { "HSET", beat, "", "" },
+    } or {}) do
+        if not redis.acl_check_cmd(unpack(command)) then return "NOPERM: " .. command[1] .. " of " .. command[2] end
+    end
     if how == "wipe" then
         wipe(seen, new, lines)
     else
-        -- Not found out when the half is written.
         local types = { [zset] = "zset", [meta] = "hash", [beat] = "hash", [spaces_key] = "set" }
         for key, wanted in pairs(types) do
             local is = kind(key)
