@@ -272,11 +272,14 @@ subtest 'a command line that is wrong' => sub {
     like(run('--help')->{out}, qr/^Usage: .*--redis.*--prefix.*--namespace.*--cluster.*--keep.*--force.*--show.*REDIS_URL/s, '--help');
     my $url = qr/the URL of Redis: /;
     for my $case (
-        [ '127.0.0.1:6379', qr/it begins with redis:/ ], [ 'http://pa55@x/', qr/it begins with http:, which/ ], [ 'redis:pa55@x', qr/is followed by \/\// ],
-        [ 'redis://:pa55@', qr/names no host/ ], [ 'redis://:pa55@h:p', qr/a host is/ ], [ 'redis://:pa55@h/x', qr/must be a number/ ],
-        [ 'redis://:pa55%@h', qr/two hexadecimal digits/ ], [ 'redis://:pa55 @h', qr/there is a space/ ], [ 'redis://:pa55@a,b', qr/several hosts go with/ ],
-        [ 'redis://:pa55@h?db=1', qr/can't have the parameter db/ ], [ 'redis+sentinel://:pa55@h', qr/followed by \/SERVICE/ ],
-        [ 'redis+cluster://:pa55@h/1', qr/no database but 0/ ], [ 'unix:/x?pass=pa55&dbs=1', qr/can't have the parameter dbs/ ],
+        [ '127.0.0.1:6379', qr/it begins with redis:/ ], [ 'http://pa55@x/', qr/it begins with redis:/ ], [ 'redis:pa55@x', qr/is followed by \/\// ],
+        [ 'redis://:pa55@', qr/a host is/ ], [ 'redis://:pa55@h:p', qr/a host is/ ], [ 'redis://:pa55@h/x', qr/database is a number/ ],
+        [ 'redis://:pa55%@h', qr/two hexadecimal digits/ ], [ 'redis://:pa55 @h', qr/are written %20/ ], [ 'redis://:pa55@a,b', qr/several hosts go with/ ],
+        [ 'redis://:pa55@h?db=1', qr/after "\?" there may be/ ], [ 'redis+sentinel://:pa55@h', qr/followed by \/SERVICE/ ],
+        [ 'redis://:pa55/x@h', qr/are written %2F/ ], [ 'redis://:pa55?x@h', qr/are written %2F/ ], [ 'redis://:pa@55@h', qr/are written %2F/ ],
+        [ 'redis://pa55@h', qr/needs a password/ ], [ 'redis://:pa55@h:0', qr/a port is/ ], [ 'redis://:pa55@h,', qr/several|a host is/ ],
+        [ 'redis://:pa55%0A@h', qr/control characters/ ], [ 'redis://:pa55%00@h', qr/control characters/ ], [ 'unix:x?pass=pa55', qr/is absolute/ ],
+        [ 'redis+cluster://:pa55@h/1', qr/no database but 0/ ], [ 'unix:/x?pass=pa55&dbs=1', qr/after "\?" there may be/ ],
     ) {
         my $ran = refused(2, qr/$url.*$case->[1]/, $case->[0], $list, { REDIS_URL => $case->[0] });
         unlike($ran->{err} . $ran->{out}, qr/pa55/, 'without the password');
@@ -295,7 +298,7 @@ subtest 'ways to Redis' => sub {
     };
     $sees->('a URL on the command line', "redis://127.0.0.1:$port/3", '--redis', "redis://127.0.0.1:$port/3");
     is($redis->cli(EXISTS => 'upstream:heartbeat'), 0, 'another database');
-    $sees->('valkey', "redis://localhost:$port", "--redis=valkey://localhost:$port");
+    $sees->('valkey', "valkey://localhost:$port/0", "--redis=valkey://localhost:$port");
     $sees->('a unix socket', 'unix:' . $redis->socket, '--redis', 'unix:' . $redis->socket);
     $sees->('with slashes', 'unix:' . $redis->socket, '--redis', 'redis+unix://' . $redis->socket . '?db=0');
     $sees->('TLS', 'rediss://localhost:' . $redis->tls_port . '/0', '--redis', 'rediss://localhost:' . $redis->tls_port . '/0', '--cacert', "$ca/ca.pem");

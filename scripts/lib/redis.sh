@@ -18,39 +18,47 @@ wrong_url() { die_usage "the URL of Redis: $1"; }
 # _decode TEXT: sets decoded; %40 is @.
 _decode() {
     local bad='%($|[^0-9A-Fa-f]|.($|[^0-9A-Fa-f]))'
-    [[ ! $1 =~ $bad && $1 != *%00* ]] || wrong_url "a % is followed by two hexadecimal digits (%25 is a % itself)"
+    [[ ! $1 =~ $bad ]] || wrong_url "\"%\" is followed by two hexadecimal digits (%25 is \"%\" itself)"
     decoded=${1//\\/\\\\}
-    printf -v decoded '%b' "${decoded//%/\\x}"
+    [[ $decoded != *%00* ]] && printf -v decoded '%b' "${decoded//%/\\x}"
+    [[ $decoded != *[[:cntrl:]]* && $decoded != *%00* ]] || wrong_url "there are control characters in it"
 }
 
-# _read_hosts HOST[:PORT],... DEFAULT_PORT
+# _read_hosts HOST[:PORT],... DEFAULT_PORT: adds to redis_name what it reads.
 _read_hosts() {
-    local hosts=() one
-    IFS=, read -ra hosts <<<"$1"
-    for one in ${hosts[@]+"${hosts[@]}"}; do
-        [[ $one =~ ^\[([0-9A-Fa-f:.]+)\](:([0-9]{1,5}))?$ || $one =~ ^([^]:[]+)(:([0-9]{1,5}))?$ ]] ||
-            wrong_url "a host is NAME, NAME:PORT, ADDRESS:PORT or [IPV6]:PORT"
-        _seeds+=("${BASH_REMATCH[1]} ${BASH_REMATCH[3]:-$2}")
+    local hosts=() one host port comma=
+    IFS=, read -ra hosts <<<"$1,"
+    for one in "${hosts[@]}"; do
+        if [[ $one =~ ^\[([0-9A-Fa-f:.]+)\](:([0-9]{1,5}))?$ || $one =~ ^([A-Za-z0-9._-]+)(:([0-9]{1,5}))?$ ]]; then
+            host=${BASH_REMATCH[1]} port=$((10#${BASH_REMATCH[3]:-$2}))
+        else
+            wrong_url "a host is a name, an IPv4 address or an IPv6 address in brackets, and :PORT may follow"
+        fi
+        ((port >= 1 && port <= 65535)) || wrong_url "a port is a number from 1 to 65535"
+        _seeds+=("$host $port")
+        [[ $host != *:* ]] || host="[$host]"
+        redis_name+=$comma$host:$port
+        comma=,
     done
-    ((${#_seeds[@]})) || wrong_url "it names no host"
 }
 
 # redis_url URL: understands it, or ends this script.
 redis_url() {
     local scheme rest=$1 query='' path='' userinfo pair pairs=() decoded
-    [[ $rest != *[[:space:]]* ]] || wrong_url "there is a space in it (%20)"
-    [[ $rest =~ ^[a-z+]+: ]] ||
-        wrong_url "it begins with redis://, rediss:// (TLS), unix:, redis+sentinel:// or redis+cluster://"
+    local schemes="it begins with redis://, rediss:// (TLS), unix:/, redis+sentinel:// or redis+cluster://"
+    [[ $rest == *:* ]] || wrong_url "$schemes"
+    [[ $rest != *[[:space:][:cntrl:]\#]* ]] || wrong_url "spaces and \"#\" are written %20 and %23"
     scheme=${rest%%:*} rest=${rest#*:}
-    scheme=${scheme/#valkey/redis}
+    scheme=${scheme,,}
     if [[ $rest == *\?* ]]; then
         query=${rest#*\?} rest=${rest%%\?*}
     fi
     _password=${REDISCLI_AUTH-}
     unset REDISCLI_AUTH
-    case $scheme in
+    case ${scheme/#valkey/redis} in
         unix | redis+unix)
-            _socket=/${rest#"${rest%%[!/]*}"}
+            _socket=${rest#//}
+            [[ $_socket == /* ]] || wrong_url "the path of a socket is absolute: unix:/PATH"
             redis_name=unix:$_socket
             ;;
         redis | rediss | redis+cluster | rediss+cluster | redis+sentinel | rediss+sentinel)
@@ -59,39 +67,43 @@ redis_url() {
             if [[ $rest == */* ]]; then
                 path=${rest#*/} rest=${rest%%/*}
             fi
+            if [[ $rest == *@*@* || $path == *@* ]] || [[ $query == *@* && $scheme != *+sentinel ]]; then
+                wrong_url "in a user name or password \"/\", \"?\" and \"@\" are written %2F, %3F and %40"
+            fi
             if [[ $rest == *@* ]]; then
                 userinfo=${rest%@*} rest=${rest##*@}
+                [[ $userinfo == *:* ]] || wrong_url "a user name needs a password: USER:PASSWORD@"
                 _decode "${userinfo%%:*}"
                 _user=$decoded
-                if [[ $userinfo == *:* ]]; then
-                    _decode "${userinfo#*:}"
-                    _password=$decoded
-                fi
+                _decode "${userinfo#*:}"
+                _password=$decoded
             fi
-            redis_name=$scheme://$rest${path:+/$path}
+            redis_name=$scheme://
             ;;
-        *) wrong_url "it begins with $scheme:, which is nothing known" ;;
+        *) wrong_url "$schemes" ;;
     esac
+    [[ $scheme != rediss* && $scheme != valkeys* ]] || _tls=yes
     case $scheme in
         *+sentinel)
             _read_hosts "$rest" 26379
-            _service=${path%%/*}
+            _decode "${path%%/*}"
+            _service=$decoded
             [[ -n $_service ]] || wrong_url "the sentinels are followed by /SERVICE"
-            path=${path#"$_service"}
-            path=${path#/}
+            [[ $path == */* ]] && path=${path#*/} || path=
+            redis_name+=/$_service
             ;;
         *+cluster)
             _read_hosts "$rest" 6379
             redis_cluster=yes
-            [[ -z $path || $path == 0 ]] || wrong_url "a cluster has no database but 0"
+            [[ -z $path || $path =~ ^0+$ ]] || wrong_url "a cluster has no database but 0"
             ;;
-        redis | rediss)
+        *unix) ;;
+        *)
             _read_hosts "$rest" 6379
             ((${#_seeds[@]} == 1)) || wrong_url "several hosts go with redis+sentinel:// or redis+cluster://"
             ;;
     esac
     _db=${path:-0}
-    [[ $scheme != rediss* ]] || _tls=yes
     IFS='&' read -ra pairs <<<"$query"
     for pair in ${pairs[@]+"${pairs[@]}"}; do
         _decode "${pair#*=}"
@@ -101,10 +113,16 @@ redis_url() {
             *unix:pass=*) _password=$decoded ;;
             *+sentinel:sentinel_user=*) _sentinel_user=$decoded ;;
             *+sentinel:sentinel_password=*) _sentinel_password=$decoded ;;
-            *) wrong_url "it can't have the parameter ${pair%%=*}" ;;
+            *) wrong_url "after \"?\" there may be db, user and pass with unix:, sentinel_user and sentinel_password with redis+sentinel:" ;;
         esac
     done
-    [[ $_db =~ ^[0-9]{1,5}$ ]] || wrong_url "the database must be a number"
+    [[ $_db =~ ^[0-9]{1,9}$ ]] || wrong_url "the database is a number"
+    _db=$((10#$_db))
+    case $scheme in
+        *+cluster) ;;
+        *unix) ((_db == 0)) || redis_name+="?db=$_db" ;;
+        *) redis_name+=/$_db ;;
+    esac
     [[ -z $redis_cacert || $_tls == yes ]] || die_usage "--cacert goes with rediss://"
 }
 

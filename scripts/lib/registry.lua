@@ -132,6 +132,8 @@ local function write()
             host, port, weight, max_conns, enabled, created, now, more))
         redis.call("HSET", beat, addr, now)
     end
+    -- So that nodes look at once; one that is not told looks soon. It needs a permission of its own.
+    if how == "wipe" then redis.pcall("PUBLISH", prefix .. ":sync:changes", "") end
     return "ok"
 end
 
