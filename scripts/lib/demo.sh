@@ -109,7 +109,8 @@ claim_soon() {
     local limit=$1 text=$2
     shift 2
     if within "$limit" "$@"; then
-        claim "$(seconds "$waited") later $text" true
+        ((waited == 0)) && text="at once $text" || text="$(seconds "$waited") later $text"
+        claim "$text" true
     else
         claim "within $limit seconds $text" false
     fi
@@ -240,7 +241,8 @@ start_server() {
     # shellcheck disable=SC2016  # the inner shell expands these
     BASE_URL=${url[$node]} start_backend "$1" "$2" 'exec "$ROOT/scripts/heartbeat_client.sh"'
 }
-address() { printf '127.0.0.1:%s' "$(<"$dir/$1.port")"; }
+# Nobody has the address of one that does not listen yet.
+address() { printf '127.0.0.1:%s' "$(cat "$dir/$1.port" 2>/dev/null || echo 0)"; }
 
 manage() { BASE_URL=${url[$node]} "$ROOT/scripts/manage_servers.sh" "$@"; }
 manage_and_say() { manage "$@" | sed 's/^/    /'; }
