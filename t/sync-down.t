@@ -178,6 +178,7 @@ subtest 'stopped in its tracks' => sub {
     diag(sprintf 'slowest: %.0f ms of the requests (%.0f before), %.0f ms of the API', 1000 * quantile(1, map { $_->{slowest} } @sums),
         1000 * $calm->{slowest}, 1000 * $slowest);
     ok(!sync($_)->{connected}, 'it counts as away') for @nodes;
+    cmp_ok(sync($_)->{pending}, '<=', 51, 'no more waits than there are servers') for @nodes;
     log_says($_, 'used away', 'which the log says once') for @nodes;
     like((redis_lines($_))[1], qr/can't be used: .*(?:time|timed)/i, 'and why') for @nodes;
     $redis->resume;

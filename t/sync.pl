@@ -30,7 +30,7 @@ sub node {
     return RegistryTest->nginx(
         workers => 2,
         http => "registry main 1m { $settings }\n" . join('', map { "upstream $_ { registry main; $inside }\n" } @spaces) . $http,
-        server => 'location /upstream/ { registry_api main; }
+        server => 'location /upstream/ { registry_api main; add_header X-Worker $pid always; }
             location / { proxy_pass http://default; }
             ' . join('', map { "location /$_/ { proxy_pass http://$_; }\n" } grep { $_ ne 'default' } @spaces) . $server,
         %opt,
