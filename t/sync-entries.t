@@ -1,5 +1,5 @@
 # What other programs write to Redis by mistake: keys of the wrong type, and entries that say nothing. Each is
-# left out with one line in the log that names it, and the rest works.
+# left out with one line in a log that names it (one node looks for all), and the rest works.
 
 use strict;
 use warnings;
@@ -18,10 +18,10 @@ change($nodes[0], add => '127.0.0.9:1', weight => 3);
 agree(\@nodes, [ '127.0.0.9:1 3 1000 true up' ], 'a server');
 
 sub since { return map { $_->log_size } @nodes }
-# What each node's log says of one entry or key since then.
+# What the nodes' logs say of one entry or key since then.
 sub lines_on {
     my ($name, @from) = @_;
-    return map { [ grep { /"\Q$name\E"/ } redis_lines($nodes[$_], $from[$_]) ] } 0, 1;
+    return map { grep { /"\Q$name\E"/ } redis_lines($nodes[$_], $from[$_]) } 0, 1;
 }
 
 subtest 'entries that say nothing' => sub {
@@ -40,6 +40,7 @@ subtest 'entries that say nothing' => sub {
         [ '127.0.0.9:30', '{"host":"127.0.0.9","port":30,"enabled":"perhaps"}' ],
         [ '127.0.0.9:31', '[' x 20_000 ],
         [ '127.0.0.9:32', '{"host":"127.0.0.9","port":32,"weight":{"a":1}}' ],
+        [ '127.0.0.9:42', "{\"host\":\"127.0.0.9\",\"port\":42,\"name\":\"\377\"}" ],
         [ 'localhost:33', '{"host":"localhost","port":33}' ],
         [ '127.0.0.9', '{"host":"127.0.0.9","port":34}' ],
         [ '127.0.0.9:0', '{"host":"127.0.0.9","port":0}' ],
@@ -66,12 +67,11 @@ subtest 'entries that say nothing' => sub {
         my $addr = $entry->[0];
         next if length $addr > 100;
         my @lines = lines_on($addr, @from);
-        my @counts = map { scalar @$_ } @lines;
-        is("@counts", '1 1', "\"$addr\" is named once by each node");
-        like($lines[0][0] || '', qr/\[warn\] .*registry "main": entry "\Q$addr\E" of "upstream:servers:meta" in Redis is skipped: \S.+$/, 'and why');
+        is(scalar @lines, 1, "\"$addr\" is named once") or diag(join "\n", @lines);
+        like($lines[0] || '', qr/\[warn\] .*registry "main": entry "\Q$addr\E" of "upstream:servers:meta" in Redis is skipped: \S.+$/, 'and why');
     }
-    my @all = map { scalar redis_lines($nodes[$_], $from[$_]) } 0, 1;
-    is("@all", join(' ', (scalar @broken) x 2), 'there is no other line');
+    my @all = map { redis_lines($nodes[$_], $from[$_]) } 0, 1;
+    is(scalar @all, scalar @broken, 'there is no other line');
     is(scalar(keys %{ $redis->hash('upstream:servers:meta') }), @broken + 3, 'they are left where they are');
 
     @from = since();
@@ -80,7 +80,7 @@ subtest 'entries that say nothing' => sub {
     $redis->cli(HSET => 'upstream:servers:meta', '127.0.0.9:20', '{"host":"127.0.0.9","port":20,"weight":');
     sleep 3 * $INTERVAL;
     becomes($_, '127.0.0.9:20', { weight => 9, state => 'up' }, 'one that is spoilt stays as it was known') for @nodes;
-    is(join(' ', map { scalar @$_ } lines_on('127.0.0.9:20', @from)), '1 1', 'and is named once more');
+    is(scalar(lines_on('127.0.0.9:20', @from)), 1, 'and is named once more');
     change($nodes[1], weight => '127.0.0.9:20', weight => 4);
     becomes($nodes[0], '127.0.0.9:20', { weight => 4 }, 'a change makes it good again');
     is($redis->registry->{'127.0.0.9:20'}{meta}{weight}, 4, 'in Redis too');
@@ -124,8 +124,8 @@ for my $key (qw(servers:meta servers:zset heartbeat)) {
         sleep 3 * $INTERVAL;
         is($redis->cli(GET => "upstream:$key"), 'something', 'what is there is left alone');
         my @lines = lines_on("upstream:$key", @from);
-        is(join(' ', map { scalar @$_ } @lines), '1 1', 'each node names it once');
-        like($lines[0][0] || '', qr/\[warn\] .*registry "main": key "upstream:$key" in Redis is left alone: it is no $is{$key}/, 'and what it should be');
+        ok(@lines == 1 || @lines == 2, 'each node that is to write there names it once') or diag(join "\n", @lines);
+        like($lines[0] || '', qr/\[warn\] .*registry "main": key "upstream:$key" in Redis is left alone: it is no $is{$key}/, 'and what it should be');
         ok(sync($_)->{connected}, 'Redis is used') for @nodes;
 
         $redis->cli(DEL => "upstream:$key");
@@ -135,7 +135,8 @@ for my $key (qw(servers:meta servers:zset heartbeat)) {
         @from = since();
         $redis->cli(SET => "upstream:$key", 'again');
         sleep 3 * $INTERVAL;
-        is(join(' ', map { scalar @$_ } lines_on("upstream:$key", @from)), '1 1', 'broken once more, it is named once more');
+        @lines = lines_on("upstream:$key", @from);
+        ok(@lines == 1 || @lines == 2, 'broken once more, it is named once more') or diag(join "\n", @lines);
         $redis->cli(DEL => "upstream:$key");
         change($nodes[0], remove => '127.0.0.9:6', ns => 'other');
         change($nodes[0], remove => '127.0.0.9:5');

@@ -92,7 +92,7 @@ my @STORIES = (
     [ 'removed on both', [ [ 1, 'remove' ], [ 0, 'remove' ] ], undef ],
     [ 'removed and added again, and heartbeats elsewhere', [ [ 0, 'remove' ], [ 1, 'refresh' ], [ 0, add => weight => 2 ], [ 1, 'refresh' ] ], { weight => 2, state => 'up' } ],
     [ 'removed and added again, and an older weight elsewhere', [ [ 1, weight => weight => 5 ], [ 0, 'remove' ], [ 0, add => weight => 2 ] ], { weight => 2 } ],
-    [ 'removed and added again, and a later weight of the old one', [ [ 0, 'remove' ], [ 0, add => weight => 2 ], [ 1, weight => weight => 5 ] ], { weight => 2 } ],
+    [ 'removed and added again, and a later weight of the old one', [ [ 0, 'remove' ], [ 0, add => weight => 2 ], [ 1, weight => weight => 5 ] ], { state => 'up' } ],
     [ 'removed and added again, and removed elsewhere before that', [ [ 1, 'remove' ], [ 0, 'remove' ], [ 0, add => weight => 4 ] ], { weight => 4 } ],
     [ 'removed here, and later added there, where it was known', [ [ 0, 'remove' ], [ 1, add => weight => 3 ] ], { weight => 3, state => 'up' } ],
     [ 'added there, where it was known, and later removed here', [ [ 1, add => weight => 3 ], [ 0, 'remove' ] ], undef ],

@@ -139,6 +139,10 @@ my @SAYS = (
     [ lost    => qr/\[warn\] .*registry "main": Redis has lost data: the servers that are known here are written again$/ ],
     [ skipped => qr/\[warn\] .*registry "main": entry ".*" of "\S+" in Redis is skipped: .+$/ ],
     [ alone   => qr/\[warn\] .*registry "main": key "\S+" in Redis is left alone: it is no \w+/ ],
+    [ missing => qr/\[warn\] .*registry "main": \d+ of \d+ servers are missing in "\S+" in Redis and are written again;/ ],
+    [ foreign => qr/\[warn\] .*registry "main": the data in Redis are others than before, .* both are kept$/ ],
+    [ behind  => qr/\[warn\] .*registry "main": this node was away from Redis for longer than removals are remembered/ ],
+    [ outside => qr/\[notice\] .*registry "main": server \S+ in Redis is not in allow_servers and left out here$/ ],
     [ emptied => qr/\[notice\] .*registry "main": Redis was emptied on purpose: \d+ servers? forgotten$/ ],
 );
 
