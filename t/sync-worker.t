@@ -202,6 +202,46 @@ subtest 'a Redis that cannot be reached neither' => sub {
     $node->log_is_clean;
 };
 
+subtest 'a reload that changes the size of the zone, while Redis is away' => sub {
+    my $redis = RegistryTest->redis(persist => 'aof');
+    my ($node, $other) = my @nodes = map { node(redis => $redis) } 1, 2;
+    connected($_) for @nodes;
+    change($node, add => "127.0.0.9:$_") for 1 .. 4;
+    agree(\@nodes, [ map { "127.0.0.9:$_" } 1 .. 4 ], 'four servers');
+    $redis->stop('KILL');
+    ok(disconnected($_), 'Redis goes') for @nodes;
+    change($node, remove => '127.0.0.9:1');
+    change($node, weight => '127.0.0.9:2', weight => 9);
+    change($node, add => '127.0.0.9:5');
+    $node->set_conf(http => $node->{http} =~ s/registry main 1m/registry main 2m/r);
+    ok($node->reload, 'a larger zone');
+    change($node, remove => '127.0.0.9:3');
+    $redis->start;
+    agree(\@nodes, [ '127.0.0.9:2 9 1000 true up', '127.0.0.9:4', '127.0.0.9:5' ], 'what was changed before it is pushed too', timeout => 10 * time_scale());
+    redis_agrees($redis, \@nodes, 'Redis has it');
+    sleep 3 * $INTERVAL;
+    agree(\@nodes, [ map { "127.0.0.9:$_" } 2, 4, 5 ], 'and it stays so');
+    ok(wait_until(sub { sync($other)->{nodes} == 2 }), 'two nodes, and no more');
+    $_->log_is_clean for @nodes;
+};
+
+subtest 'a binary upgrade' => sub {
+    my ($redis, $node, $other) = fresh(daemon => 1);
+    change($node, add => "127.0.0.9:$_") for 1 .. 3;
+    agree([ $node, $other ], [ $backend->address, map { "127.0.0.9:$_" } 1 .. 3 ], 'servers on both');
+    my $old = $node->pid;
+    my $new = $node->upgrade;
+    change($node, add => '127.0.0.9:' . (3 + $_)) for 1 .. 6;    # one side or the other
+    change($other, remove => '127.0.0.9:1');
+    agree([ $other ], [ $backend->address, map { "127.0.0.9:$_" } 2 .. 9 ], 'two masters: what either is told is known elsewhere');
+    ok($node->winch_old && $node->finish_upgrade, 'the old one goes');
+    agree([ $node, $other ], [ $backend->address, map { "127.0.0.9:$_" } 2 .. 9 ], 'the new one has all');
+    change($node, weight => '127.0.0.9:9', weight => 9);
+    becomes($other, '127.0.0.9:9', { weight => 9 }, 'and goes on');
+    ok(wait_until(sub { sync($other)->{nodes} == 2 }), 'two nodes');
+    $_->log_is_clean for $node, $other;
+};
+
 subtest 'a quit tells what was changed last' => sub {
     my ($redis, $node, $other) = fresh();
     for my $round (1 .. 5) {
