@@ -10,6 +10,7 @@ mod main_conf;
 mod peer;
 mod settings;
 mod state;
+mod sync;
 mod upstream;
 mod worker;
 mod zone;

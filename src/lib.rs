@@ -10,6 +10,7 @@
 //! | [`api`] | the HTTP interface: request in, reply out |
 //! | [`idle`] | connections kept open to servers |
 //! | [`state`] | the state file: its format, and how it is read and replaced |
+//! | [`sync`] | Redis: where it is, scripts that run there, what other nodes publish |
 //! | `nginx` | thin safe wrappers for what the `ngx` crate lacks |
 //! | `http` | the nginx module: directives, upstream callbacks, workers |
 //!
@@ -21,6 +22,7 @@ pub mod idle;
 pub mod registry;
 pub mod shm;
 pub mod state;
+pub mod sync;
 
 #[cfg(feature = "module")]
 mod http;

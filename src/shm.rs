@@ -19,9 +19,9 @@ mod zone;
 pub use file_lock::FileLock;
 pub use layout::{LAYOUT_VERSION, Layout, MIN_ARENA, SizeError};
 pub use lock::{Acquired, LockError};
+pub use records::{AGES, Filed, Header, JOURNAL_EMPTY, NEVER_FILED, Shared};
 pub use records::{
     Extent, HeapEntry, Key, LedgerEntry, NAME_MAX, NONE, SPACE_NAME_MAX, Server, Slots, Space,
-    WorkerRecord, class, dirty, flag, heap, reason, space_flag,
+    WorkerRecord, changed, class, dirty, flag, heap, pending, reason, space_flag,
 };
-pub use records::{Filed, Header, JOURNAL_EMPTY, NEVER_FILED};
-pub use zone::{Guard, OpenError, Tables, Zone};
+pub use zone::{Guard, OpenError, Tables, Zone, random_u64};

@@ -12,6 +12,6 @@ mod keeper;
 #[cfg(test)]
 mod tests;
 
-pub use file::{Found, Problem, identity, link_aside, path_hash, read, replace, set_aside};
+pub use file::{Fnv, Found, Problem, identity, link_aside, path_hash, read, replace, set_aside};
 pub use format::{Document, Draft, FORMAT_VERSION, Head, ParseError, Writer, parse};
 pub use keeper::{Began, Content, Failure, Job, Keeper, Report, ask_for_latest};

@@ -23,6 +23,8 @@ pub struct Door<'a> {
     pub access: Access,
     /// What may be registered; empty: everything.
     pub allow: &'a [Network],
+    /// The name of this node, when its servers are shared with others.
+    pub node: Option<&'a str>,
 }
 
 /// A request, read.
@@ -245,7 +247,7 @@ impl Call<'_> {
                 Ok(Of { connections: Some(done.conns), ..Of::addr(&addr) })
             }),
             _ => self.one(ns, |r, space| {
-                r.remove(space, &address, events)?;
+                r.remove(space, &address, self.now, events)?;
                 Ok(Of::addr(&addr))
             }),
         }
@@ -306,7 +308,7 @@ impl Call<'_> {
     fn status(&self, ns: Option<SpaceName<'_>>) -> Result<Answer, Reply> {
         let registry = self.lock()?;
         let space = self.existing(&registry, ns)?;
-        let list = List::new(space, registry.space_name(space));
+        let list = List::new(space, registry.space_name(space), self.door.node);
         let members = registry.members(space);
         drop(registry);
         if members > AT_ONCE {

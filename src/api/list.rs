@@ -5,7 +5,7 @@
 
 use std::io::Write;
 
-use crate::registry::ServerView;
+use crate::registry::{ServerView, Sharing};
 
 /// The text of a list that is written piece by piece: what has been written is valid JSON once
 /// [`ListText::end`] has been called.
@@ -13,12 +13,14 @@ use crate::registry::ServerView;
 pub(super) struct ListText {
     /// The namespace's name, which needs no escaping.
     namespace: String,
+    /// The name of this node, when its servers are shared with others; it needs no escaping.
+    node: Option<String>,
     total: u64,
 }
 
 impl ListText {
-    pub(super) fn new(namespace: &str) -> Self {
-        Self { namespace: namespace.to_owned(), total: 0 }
+    pub(super) fn new(namespace: &str, node: Option<&str>) -> Self {
+        Self { namespace: namespace.to_owned(), node: node.map(str::to_owned), total: 0 }
     }
 
     /// Appends servers, and before the first what comes before them.
@@ -31,7 +33,7 @@ impl ListText {
     }
 
     /// Appends what comes after the last one. `wall`: milliseconds since the epoch.
-    pub(super) fn end(&mut self, wall: u64, out: &mut Vec<u8>) {
+    pub(super) fn end(&mut self, wall: u64, sharing: &Sharing, out: &mut Vec<u8>) {
         if self.total == 0 {
             out.extend_from_slice(BEGIN);
         }
@@ -39,11 +41,33 @@ impl ListText {
         put_integer(out, self.total);
         out.extend_from_slice(b",\"timestamp\":");
         put_seconds(out, wall);
+        if let Some(node) = &self.node {
+            put_sharing(out, node, sharing);
+        }
         out.extend_from_slice(b"}\n");
     }
 }
 
 const BEGIN: &[u8] = b"{\"code\":200,\"message\":\"Success\",\"data\":[";
+
+fn put_sharing(out: &mut Vec<u8>, node: &str, sharing: &Sharing) {
+    out.extend_from_slice(b",\"sync\":{\"connected\":");
+    put_bool(out, sharing.connected);
+    out.extend_from_slice(b",\"last_sync\":");
+    match sharing.last_sync {
+        0 => out.extend_from_slice(b"null"),
+        wall => put_seconds(out, wall),
+    }
+    out.extend_from_slice(b",\"lag_ms\":");
+    put_integer(out, sharing.lag);
+    out.extend_from_slice(b",\"pending\":");
+    put_integer(out, sharing.pending);
+    out.extend_from_slice(b",\"node\":");
+    put_string(out, node);
+    out.extend_from_slice(b",\"nodes\":");
+    put_integer(out, sharing.nodes);
+    out.push(b'}');
+}
 
 fn put_server(out: &mut Vec<u8>, namespace: &str, s: &ServerView) {
     out.extend_from_slice(b"{\"addr\":");
@@ -56,6 +80,8 @@ fn put_server(out: &mut Vec<u8>, namespace: &str, s: &ServerView) {
     put_string(out, namespace);
     out.extend_from_slice(b",\"connections\":");
     put_integer(out, s.connections.into());
+    out.extend_from_slice(b",\"local_connections\":");
+    put_integer(out, s.local_connections.into());
     out.extend_from_slice(b",\"weight\":");
     put_integer(out, s.weight.into());
     out.extend_from_slice(b",\"max_conns\":");

@@ -62,7 +62,8 @@ impl Site {
             body_kind: kind,
             client: self.client,
         };
-        let door = Door { namespace: self.namespace, access: self.access, allow: &self.allow };
+        let door =
+            Door { namespace: self.namespace, access: self.access, allow: &self.allow, node: None };
         let mut events = Events::default();
         read(&self.whole(answer(&request, &door, self.zone, &RULES, self.now, &mut events)))
     }
@@ -273,7 +274,7 @@ fn status_tells_all_of_a_server() {
         body["data"][0],
         json!({
             "addr": "127.0.0.1:1", "host": "127.0.0.1", "port": 1, "namespace": "a",
-            "connections": 0, "weight": 2, "max_conns": 1000, "enabled": true,
+            "connections": 0, "local_connections": 0, "weight": 2, "max_conns": 1000, "enabled": true,
             "is_active": true, "state": "up", "last_heartbeat": 1_700_000_000.25,
             "time_since_heartbeat": 1.5, "created_at": 1_700_000_000.25,
             "updated_at": 1_700_000_000.25, "disabled_at": null, "disabled_reason": null,

@@ -33,8 +33,8 @@ pub struct List {
 }
 
 impl List {
-    pub(super) fn new(space: SpaceRef, name: &str) -> Self {
-        Self { space, cursor: Cursor::START, text: ListText::new(name) }
+    pub(super) fn new(space: SpaceRef, name: &str, node: Option<&str>) -> Self {
+        Self { space, cursor: Cursor::START, text: ListText::new(name, node) }
     }
 
     /// Appends the next piece of the JSON to `out`: each server as it is at `now`. True: that was
@@ -53,10 +53,11 @@ impl List {
         let mut servers = Vec::with_capacity(PIECE);
         let mut registry = Registry::lock(zone)?;
         registry.read(self.space, &mut self.cursor, PIECE, rules, now, &mut servers);
+        let sharing = registry.sharing(now);
         drop(registry);
         self.text.servers(&servers, out);
         if self.cursor.done {
-            self.text.end(now.wall, out);
+            self.text.end(now.wall, &sharing, out);
         }
         Ok(self.cursor.done)
     }

@@ -332,7 +332,8 @@ fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_in
         body_kind: BodyKind::of(request::content_type(r)),
         client: request::client(r),
     };
-    let door = Door { namespace, access: conf.access, allow: &zone.allow };
+    let node = zone.redis.node();
+    let door = Door { namespace, access: conf.access, allow: &zone.allow, node };
     let mut events = Events::with_capacity(16);
     let answer = api::answer(&call, &door, &local.zone, &zone.rules, now(), &mut events);
     report(zone, request::log_of(r), &mut events);

@@ -14,6 +14,7 @@ use super::zone::ZoneConf;
 use crate::nginx::conf::{self, Place};
 use crate::nginx::log::log;
 use crate::nginx::{border, listen, pool};
+use crate::registry::SpaceName;
 
 /// The module's main configuration.
 #[derive(Default)]
@@ -50,6 +51,15 @@ impl MainConf {
         // SAFETY: the pointers are those of this configuration's upstreams.
         let upstreams = upstreams.iter().map(|upstream| unsafe { &**upstream });
         upstreams.filter(move |u| u.uses(zone)).filter_map(|u| u.keepalive.as_ref())
+    }
+
+    /// The fixed namespaces of a registry that the configuration names.
+    pub(super) fn spaces(&self, zone: &ZoneConf) -> Vec<SpaceName<'_>> {
+        // SAFETY: the pointers are those of this configuration's upstreams.
+        let upstreams = self.upstreams.iter().map(|upstream| unsafe { &**upstream });
+        let fixed = upstreams.filter(|u| u.uses(zone)).filter_map(UpstreamConf::fixed);
+        let named = self.named.iter().filter(|(name, _)| *name == zone.name);
+        fixed.chain(named.filter_map(|(_, name)| SpaceName::new(name.as_bytes()))).collect()
     }
 
     pub(super) fn zone(&self, name: &str) -> Option<&ZoneConf> {

@@ -2,8 +2,8 @@
 
 use ngx::ffi::{NGX_LOG_WARN, ngx_conf_t, ngx_str_t};
 
-use super::state;
 use super::zone::ZoneConf;
+use super::{state, sync};
 use crate::nginx::conf;
 use crate::nginx::log::log_conf;
 use crate::registry::{Network, OnDuplicate, OnExpire};
@@ -33,7 +33,7 @@ const fn one(
     Setting { name, takes: Takes::One, repeatable: false, set }
 }
 
-const SETTINGS: [Setting; 8] = [
+const SETTINGS: [Setting; 15] = [
     one("heartbeat_ttl", |zone, words| {
         zone.rules.ttl = words.time(0, "write it as 30s, or 0 for servers that never expire")?;
         Ok(())
@@ -58,6 +58,13 @@ const SETTINGS: [Setting; 8] = [
         Ok(())
     }),
     one("state_file", |zone, words| state::set(words.cf, zone, conf::text(&words.values[0]))),
+    one("redis", sync::set),
+    one("redis_prefix", sync::set),
+    one("redis_timeout", sync::set),
+    one("redis_interval", sync::set),
+    one("redis_node", sync::set),
+    one("redis_trusted_certificate", sync::set),
+    one("redis_tombstone_ttl", sync::set),
     Setting { repeatable: true, ..one("api_token", set_token) },
     Setting { takes: Takes::Several, repeatable: true, ..one("allow_servers", set_allow) },
 ];
@@ -103,17 +110,28 @@ fn set_allow(zone: &mut ZoneConf, words: &Words<'_>) -> Result<(), conf::Outcome
 }
 
 /// A directive's words.
-struct Words<'a> {
-    cf: *mut ngx_conf_t,
-    name: &'a str,
-    values: &'a [ngx_str_t],
+pub(super) struct Words<'a> {
+    pub(super) cf: *mut ngx_conf_t,
+    pub(super) name: &'a str,
+    pub(super) values: &'a [ngx_str_t],
 }
 
 impl Words<'_> {
-    fn time(&self, min: u64, hint: &str) -> Result<u64, conf::Outcome> {
+    /// A time in milliseconds.
+    pub(super) fn time(&self, min: u64, hint: &str) -> Result<u64, conf::Outcome> {
+        self.time_between(min, MAX_TIME, hint)
+    }
+
+    /// A time in milliseconds that may not be any.
+    pub(super) fn time_between(
+        &self,
+        min: u64,
+        max: u64,
+        hint: &str,
+    ) -> Result<u64, conf::Outcome> {
         let (name, value) = (self.name, &self.values[0]);
         match conf::time_ms(value) {
-            Some(ms) if (min..=MAX_TIME).contains(&ms) => Ok(ms),
+            Some(ms) if (min..=max).contains(&ms) => Ok(ms),
             Some(ms) if ms > MAX_TIME => Err(conf::refuse(
                 self.cf,
                 format_args!("invalid time \"{value}\" in \"{name}\": it may be a year at most"),

@@ -11,6 +11,7 @@ use ngx::ffi::{NGX_LOG_INFO, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_cycle_t, ngx_int_
 use super::keepalive::{self, Keeper};
 use super::main_conf::MainConf;
 use super::state::{self, Savers};
+use super::sync::Talkers;
 use super::zone::{self, ZoneConf};
 use crate::nginx::log::log;
 use crate::nginx::process::{self, cycle_log};
@@ -82,7 +83,7 @@ impl Local {
 
 thread_local! {
     /// The zones that this process takes part in, and the timers of its configuration.
-    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new(), keepers: Vec::new(), savers: Savers::NONE }) };
+    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new(), keepers: Vec::new(), savers: Savers::NONE, talkers: Talkers::NONE }) };
 }
 
 struct Process {
@@ -90,6 +91,7 @@ struct Process {
     timers: Vec<Pin<Box<Timer<Cleanup>>>>,
     keepers: Vec<Pin<Box<Timer<Keeper>>>>,
     savers: Savers,
+    talkers: Talkers,
 }
 
 /// Now, as of this turn of the event loop.
@@ -164,18 +166,15 @@ fn renew(main: &MainConf, conf: &ZoneConf, old: *const ngx_cycle_t, log_to: *mut
         );
     }
 
-    let mut spaces: Vec<SpaceName<'_>> = Vec::new();
+    let spaces = main.spaces(conf);
     let mut statics: Vec<(SpaceName<'_>, StaticServer)> = Vec::new();
     for upstream in &main.upstreams {
         // SAFETY: the pointers are those of this configuration's upstreams.
         let upstream = unsafe { &**upstream };
         if let Some(name) = upstream.fixed().filter(|_| upstream.uses(conf)) {
-            spaces.push(name);
             statics.extend(upstream.statics.iter().map(|s| (name, s.clone())));
         }
     }
-    let named = main.named.iter().filter(|(zone, _)| *zone == conf.name);
-    spaces.extend(named.filter_map(|(_, name)| SpaceName::new(name.as_bytes())));
 
     let mut events = Events::default();
     let name = &conf.name;
@@ -212,6 +211,7 @@ fn renew(main: &MainConf, conf: &ZoneConf, old: *const ngx_cycle_t, log_to: *mut
     if let Err(e) = registry.configure(&spaces, &statics, &conf.rules, now(), &mut events) {
         complain(&e);
     }
+    registry.share(conf.redis.endpoint.is_some());
     drop(registry);
     report(conf, log_to, &mut events);
 }
@@ -236,6 +236,7 @@ fn attach(cycle: *const ngx_cycle_t) {
         process.timers.clear();
         process.keepers.clear();
         process.savers.clear();
+        process.talkers.clear();
         let opened: Vec<_> = zones.iter().map(|conf| conf.open()).collect();
         process.locals.retain(|local| {
             let stays = opened.iter().flatten().any(|z| z.base() == local.zone.base());
@@ -264,6 +265,10 @@ fn attach(cycle: *const ngx_cycle_t) {
                 let keeper = Keeper::open(local, MainConf::pools(cycle, conf));
                 process.keepers.extend(keeper.map(|k| Timer::start(k, keepalive::TICK)));
                 process.savers.start(&raw const **conf, local);
+                let main = MainConf::of_cycle(cycle);
+                let spaces = main.map_or(Vec::new(), |main| main.spaces(conf));
+                let spaces = spaces.iter().map(|space| space.as_str().to_owned()).collect();
+                process.talkers.start(&raw const **conf, local, spaces);
             }
         }
     });
@@ -325,9 +330,11 @@ pub(super) unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
             process.timers.clear();
             process.keepers.clear();
             process.savers.stop();
+            process.talkers.hang_up();
             for local in &process.locals {
                 local.detach();
             }
+            process.talkers.farewell();
             process.savers.flush();
             for local in process.locals.drain(..) {
                 // SAFETY: made in `join`. No event is handled after this hook, so no request looks

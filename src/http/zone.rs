@@ -13,6 +13,7 @@ use ngx::http::HttpModule;
 use super::Module;
 use super::main_conf::MainConf;
 use super::settings;
+use super::sync::{self, RedisConf};
 use super::worker::Local;
 use crate::api::Tokens;
 use crate::nginx::conf::{self, Place};
@@ -37,6 +38,8 @@ pub(crate) struct ZoneConf {
     pub(super) allow: Vec<Network>,
     /// Where its servers are kept when nginx is not running.
     pub(super) state_file: Option<PathBuf>,
+    /// How they are shared with other nodes.
+    pub(super) redis: RedisConf,
     pub(super) place: Place,
     /// Names of directives that the block has, to find what is there twice.
     pub(super) seen: Vec<String>,
@@ -62,6 +65,7 @@ impl ZoneConf {
             tokens: Tokens::default(),
             allow: Vec::new(),
             state_file: None,
+            redis: RedisConf::default(),
             place,
             seen: Vec::new(),
             shm: None,
@@ -174,6 +178,7 @@ fn declare(cf: *mut ngx_conf_t) -> Result<(), conf::Outcome> {
     if read != conf::OK {
         return Err(read);
     }
+    sync::finish(cf, &mut zone)?;
 
     // nginx keeps the pointer to the name: it must live as long as the configuration.
     let leaked = crate::nginx::pool::keep(

@@ -1,8 +1,9 @@
 //! What kind of process this is, and its clocks.
 
 use ngx::ffi::{
-    NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER, ngx_cached_time, ngx_current_msec, ngx_cycle,
-    ngx_exiting, ngx_log_t, ngx_pid, ngx_process, ngx_quit, ngx_terminate, ngx_test_config,
+    NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER, ngx_cached_time, ngx_conf_t, ngx_current_msec,
+    ngx_cycle, ngx_exiting, ngx_log_t, ngx_pid, ngx_process, ngx_quit, ngx_terminate,
+    ngx_test_config,
 };
 
 /// This is a worker, or the only process (`master_process off`): it handles requests.
@@ -40,6 +41,12 @@ pub(crate) fn clocks() -> (u64, u64) {
         let time = &*ngx_cached_time;
         (ngx_current_msec as u64, time.sec as u64 * 1000 + time.msec as u64)
     }
+}
+
+/// The host's name and nginx's prefix, while a configuration is read.
+pub(crate) fn host_and_prefix(cf: *mut ngx_conf_t) -> (String, String) {
+    // SAFETY: `cf` is what nginx passed; both are set before a configuration is read.
+    unsafe { ((*(*cf).cycle).hostname.to_string(), (*(*cf).cycle).prefix.to_string()) }
 }
 
 /// This process's id.

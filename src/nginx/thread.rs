@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -92,6 +93,7 @@ impl<J: Send + 'static, R: Send + 'static> Thread<J, R> {
             theirs.state.lock().ended = true;
             theirs.changed.notify_all();
         };
+        stay_loaded();
         let handle =
             signals_blocked(|| Builder::new().name(name.to_owned()).stack_size(STACK).spawn(run))?;
         Ok(Self { shared, handle: Some(handle) })
@@ -174,6 +176,38 @@ impl<J, R> Shared<J, R> {
     fn done(&self, result: Result<R, Panicked>) {
         self.state.lock().results.push_back(result);
         self.changed.notify_all();
+    }
+}
+
+/// Starts a thread that takes no signals and runs `work` once.
+///
+/// # Errors
+///
+/// The system gives no thread.
+pub(crate) fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    stay_loaded();
+    let run = move || {
+        // A panic ends the thread and nothing else; who started it does without.
+        let _ = catch_unwind(AssertUnwindSafe(work));
+    };
+    let builder = Builder::new().name(name.to_owned()).stack_size(STACK);
+    signals_blocked(|| builder.spawn(run)).map(drop)
+}
+
+/// Keeps this module's code mapped for as long as the process lives: nginx unloads modules when it
+/// frees a cycle, also at the end of a worker, and a thread that nobody waits for may still run it.
+fn stay_loaded() {
+    let here = stay_loaded as fn() as *const c_void;
+    // SAFETY: `dladdr` fills the structure when it returns other than 0; the name is that of the
+    // loaded object, which is opened once more, with a mark, and never closed.
+    unsafe {
+        let mut about = MaybeUninit::<libc::Dl_info>::zeroed();
+        if libc::dladdr(here, about.as_mut_ptr()) != 0 {
+            let name = about.assume_init().dli_fname;
+            if !name.is_null() {
+                libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE);
+            }
+        }
     }
 }
 

@@ -81,6 +81,17 @@ impl Address {
         Ok(Self::Unix(path.to_owned()))
     }
 
+    /// Reads `host:port` with an IP address, IPv6 in brackets, as they are printed or nearly so.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        if host.contains(':') != host.starts_with('[') {
+            return None;
+        }
+        let port = port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok())??;
+        let port = Some(port).filter(|port| *port > 0)?;
+        Some(Self::Inet(parse_host(host).ok()?, port))
+    }
+
     /// The host as printed alone: no brackets.
     pub fn host(&self) -> String {
         match self {

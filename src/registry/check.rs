@@ -83,6 +83,7 @@ impl Registry<'_> {
         if spaces != t.header.spaces as usize {
             return Err(format!("{spaces} live namespaces, {} counted", t.header.spaces));
         }
+        self.check_queue()?;
         self.check_free_lists()
     }
 
@@ -202,7 +203,7 @@ impl Registry<'_> {
             (
                 "servers",
                 count(t.header.free_server, &|i| t.servers.get(i as usize).map(|s| s.hash_next)),
-                t.servers.iter().filter(|s| s.live == 0).count(),
+                t.servers.iter().filter(|s| s.live == 0 && !s.is_departed()).count(),
             ),
             (
                 "namespaces",

@@ -182,6 +182,7 @@ impl Registry<'_> {
         let Some(server) = server else { return Err(self.nobody(space, choice.tried)) };
 
         let ready = self.g.spaces[space as usize].ready;
+        self.count_time(server, now);
         let entry = self.book(worker, server);
         fault::point!("take.booked");
         let t = &mut *self.g;
@@ -223,6 +224,7 @@ impl Registry<'_> {
         now: Now,
     ) -> Released {
         self.restate(worker);
+        self.count_time(flight.server, now);
         self.unbook(worker, flight.entry, flight.server, flight.generation);
         fault::point!("release.unbooked");
         let t = &mut *self.g;
@@ -299,6 +301,7 @@ impl Registry<'_> {
                         return Some(fresh);
                     }
                     if self.g.spaces[space as usize].statics == 0
+                        && !self.shares()
                         && self.all_silent(space, rules, now)
                     {
                         return None;
@@ -313,7 +316,7 @@ impl Registry<'_> {
     /// Whether a server has been silent for longer than the TTL. The clock is asked, not the timer.
     pub(super) fn is_silent(&self, server: u32, rules: &Rules, now: Now) -> bool {
         let s = &self.g.servers[server as usize];
-        rules.silent(s, now)
+        rules.silent(s, self.afar(), now)
     }
 
     fn all_silent(&self, space: u32, rules: &Rules, now: Now) -> bool {
@@ -380,16 +383,22 @@ impl Registry<'_> {
     fn freshest(&self, choice: &Choice<'_>, wanted: Group, rules: &Rules, now: Now) -> Option<u32> {
         let mut at = self.g.spaces[choice.space.slot as usize].fresh_tail;
         let mut best: Option<(u32, u64)> = None;
+        let (afar, shares) = (self.afar(), self.shares());
         for _ in 0..FRESHEST {
             let Some(s) = self.g.servers.get(at as usize) else { break };
-            if rules.silent(s, now) {
+            // Where some are heard of by other nodes, the order is not that of silence.
+            if rules.silent(s, afar, now) {
+                if shares {
+                    at = s.fresh_prev;
+                    continue;
+                }
                 break;
             }
             if s.class == u32::from(class::READY)
                 && super::order::group(s) == wanted
                 && choice.tried.binary_search(&s.number).is_err()
             {
-                let load = (u64::from(s.conns) << 32) / u64::from(s.weight.max(1));
+                let load = super::order::load(s);
                 if best.is_none_or(|(_, least)| load < least) {
                     best = Some((at, load));
                 }

@@ -4,7 +4,7 @@ use super::address::{Address, printed};
 use super::member::EMPTY;
 use super::space::{SpaceName, SpaceRef};
 use super::{Error, Event, Events, Happening, Now, Registry};
-use crate::shm::{Server, fault, flag, reason};
+use crate::shm::{Server, fault, flag, pending, reason};
 
 /// What the cleanup does with a server that expired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,11 +39,19 @@ pub struct Rules {
 
 impl Rules {
     /// Whether a server has been silent for longer than the TTL.
+    ///
+    /// One that was heard of last by another node is silent only as far as this node knows what the
+    /// others heard: while Redis is away its time stands still, and begins anew afterwards.
     #[inline]
-    pub(super) fn silent(&self, s: &Server, now: Now) -> bool {
-        self.ttl > 0
-            && s.flags & flag::STATIC == 0
-            && now.mono.saturating_sub(s.heartbeat_mono) > self.ttl
+    pub(super) fn silent(&self, s: &Server, afar: Afar, now: Now) -> bool {
+        let silence = if s.flags & flag::AFAR == 0 {
+            now.mono.saturating_sub(s.heartbeat_mono)
+        } else if s.flags & flag::EXPIRED == 0 {
+            now.mono.min(afar.until).saturating_sub(s.heartbeat_mono.max(afar.resumed))
+        } else {
+            now.mono.min(afar.until).saturating_sub(s.heartbeat_mono)
+        };
+        self.ttl > 0 && s.flags & flag::STATIC == 0 && silence > self.ttl
     }
 
     /// Whether a server that was known as expired is clearly not so by these rules: the TTL has
@@ -55,6 +63,15 @@ impl Rules {
         s.flags & silent_flags != 0
             && (self.ttl == 0 || now.mono.saturating_sub(s.heartbeat_mono) + margin <= self.ttl)
     }
+}
+
+/// What this node knows of signs of life that came to other nodes. Monotonic milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Afar {
+    /// Up to when it knows all of them.
+    pub(super) until: u64,
+    /// Since when it has known them without a gap.
+    pub(super) resumed: u64,
 }
 
 /// What an `add` says.
@@ -77,13 +94,14 @@ pub struct Change {
     pub max_conns: u32,
     /// Not switched off, by hand or by silence.
     pub enabled: bool,
-    /// Requests on it now.
+    /// Requests on it now, from all nodes.
     pub conns: u32,
 }
 
 impl Change {
     fn of(s: &Server) -> Self {
-        Self { weight: s.weight, max_conns: s.max_conns, enabled: is_enabled(s), conns: s.conns }
+        let conns = super::member::on_all_nodes(s);
+        Self { weight: s.weight, max_conns: s.max_conns, enabled: is_enabled(s), conns }
     }
 }
 
@@ -120,14 +138,24 @@ impl Registry<'_> {
             let old = self.g.servers[slot as usize];
             let weight = registration.weight.unwrap_or(old.weight);
             let max_conns = registration.max_conns.unwrap_or(old.max_conns);
-            if (weight, max_conns) != (old.weight, old.max_conns) {
-                self.replace(slot, Server { weight, max_conns, updated_wall: now.wall, ..old });
-                self.touch(old.space);
+            let mut bits = pending::ADD;
+            if weight != old.weight {
+                bits |= pending::WEIGHT;
+            }
+            if max_conns != old.max_conns {
+                bits |= pending::MAX_CONNS;
+            }
+            if bits != pending::ADD {
+                let new = Server { weight, max_conns, updated_wall: now.wall, ..old };
+                self.change(slot, new, bits, now);
+            } else if self.shares() {
+                self.g.servers[slot as usize] = self.news_of(old, bits, now);
+                self.enqueue(slot);
             }
             return Ok(Change::of(&self.g.servers[slot as usize]));
         }
 
-        if self.g.servers.get(self.g.header.free_server as usize).is_none() {
+        if !self.has_room() {
             return Err(Error::Full("server"));
         }
         let space = self.make_space(space)?;
@@ -143,6 +171,7 @@ impl Registry<'_> {
             ..EMPTY
         };
         registration.address.write(&mut server);
+        let server = self.news_of(server, pending::ALL, now);
         let slot = self.insert(server).ok_or(Error::Full("server"))?;
         self.say(Happening::Added, slot, events);
         Ok(Change::of(&self.g.servers[slot as usize]))
@@ -157,6 +186,7 @@ impl Registry<'_> {
         &mut self,
         space: Option<SpaceRef>,
         address: &Address,
+        now: Now,
         events: &mut Events,
     ) -> Result<(), Error> {
         let slot = self.known(space, address)?;
@@ -164,7 +194,7 @@ impl Registry<'_> {
             return Err(Error::Static(address.to_string()));
         }
         self.say(Happening::Removed, slot, events);
-        self.erase(slot);
+        self.depart(slot, now);
         Ok(())
     }
 
@@ -214,8 +244,7 @@ impl Registry<'_> {
         }
         if s.flags != before {
             s.updated_wall = now.wall;
-            self.replace(slot, s);
-            self.touch(s.space);
+            self.change(slot, s, pending::SWITCH, now);
             self.say(if enable { Happening::Enabled } else { Happening::Disabled }, slot, events);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
@@ -236,8 +265,8 @@ impl Registry<'_> {
         let slot = self.known(space, address)?;
         let old = self.g.servers[slot as usize];
         if old.weight != weight {
-            self.replace(slot, Server { weight, updated_wall: now.wall, ..old });
-            self.touch(old.space);
+            let new = Server { weight, updated_wall: now.wall, ..old };
+            self.change(slot, new, pending::WEIGHT, now);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
@@ -258,11 +287,19 @@ impl Registry<'_> {
         let old = self.g.servers[slot as usize];
         if old.flags & flag::DRAINING == 0 {
             let flags = old.flags | flag::DRAINING;
-            self.replace(slot, Server { flags, updated_wall: now.wall, ..old });
-            self.touch(old.space);
+            let new = Server { flags, updated_wall: now.wall, ..old };
+            self.change(slot, new, pending::SWITCH, now);
             self.say(Happening::Draining, slot, events);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
+    }
+
+    /// Makes a change that other nodes are to be told of; `bits` say what is new.
+    fn change(&mut self, slot: u32, new: Server, bits: u32, now: Now) {
+        let new = self.news_of(new, bits, now);
+        self.replace(slot, new);
+        self.enqueue(slot);
+        self.touch(new.space);
     }
 
     /// Clears a server's statistics and failure marks, never its in-flight count.
@@ -304,7 +341,16 @@ impl Registry<'_> {
             .ok_or_else(|| Error::NotFound(address.to_string()))
     }
 
+    /// What is known of signs of life at other nodes.
+    #[inline]
+    pub(super) fn afar(&self) -> Afar {
+        let shared = &self.g.header.shared;
+        let until = if shared.on != 0 { shared.heard_until } else { u64::MAX };
+        Afar { until, resumed: shared.resumed }
+    }
+
     fn hear(&mut self, slot: u32, now: Now, events: &mut Events) {
+        self.beat(slot);
         if self.heard_of(slot, now) && self.g.servers[slot as usize].flags & flag::DISABLED == 0 {
             self.say(Happening::Back, slot, events);
         }

@@ -2,6 +2,7 @@
 
 use super::address::Address;
 use super::order::{self, group};
+use super::queue::{self, List};
 use super::{Now, Registry, chain, heap};
 use crate::shm::{Key, NONE, Server, Tables, class, fault, flag, heap as heap_id};
 
@@ -55,15 +56,28 @@ fn detach(t: &mut Tables<'_>, slot: u32) {
     space.statics -= u32::from(flags & flag::STATIC != 0);
 }
 
+/// Most steps back in the list of those heard of lately.
+const REACH: u32 = 256;
+
 /// Puts a server into the list of those heard of lately, by its heartbeat.
 ///
-/// Almost always at the end. Clocks cached by different workers differ by milliseconds, so a step
-/// or two back may be needed.
+/// Almost always at the end. Clocks cached by different workers differ by milliseconds, and signs of
+/// life from other nodes come later than those from here, so some steps back may be needed. After
+/// [`REACH`] of them the server is taken for heard of a little later than it was: else ten thousand
+/// that come from Redis at a time would each walk past all others.
 pub(super) fn freshen(t: &mut Tables<'_>, slot: u32) {
     let Server { heartbeat_mono, space, .. } = t.servers[slot as usize];
     let mut prev = t.spaces[space as usize].fresh_tail;
-    while prev != NONE && t.servers[prev as usize].heartbeat_mono > heartbeat_mono {
-        prev = t.servers[prev as usize].fresh_prev;
+    let mut steps = 0;
+    while let Some(s) = t.servers.get(prev as usize)
+        && s.heartbeat_mono > heartbeat_mono
+    {
+        if steps == REACH {
+            t.servers[slot as usize].heartbeat_mono = s.heartbeat_mono;
+            break;
+        }
+        prev = s.fresh_prev;
+        steps += 1;
     }
     let next = match prev {
         NONE => std::mem::replace(&mut t.spaces[space as usize].fresh_head, slot),
@@ -115,11 +129,17 @@ pub(super) fn classify(s: &Server, alone: bool) -> u8 {
         class::WEIGHT_ZERO
     } else if !alone && s.max_fails > 0 && s.fail_marks >= s.max_fails && !has(flag::RETRY) {
         class::FAILED
-    } else if s.max_conns > 0 && s.conns >= s.max_conns {
+    } else if s.max_conns > 0 && on_all_nodes(s) >= s.max_conns {
         class::AT_MAX
     } else {
         class::READY
     }
+}
+
+/// Requests on a server, from all nodes: this one's exactly, the mean of the others'.
+#[inline]
+pub(super) fn on_all_nodes(s: &Server) -> u32 {
+    s.conns.saturating_add((s.others + 128) >> 8)
 }
 
 /// Counts a server into its class and puts it where that class belongs.
@@ -206,9 +226,12 @@ fn journaled(t: &mut Tables<'_>, slot: u32, new: Server) {
 impl Registry<'_> {
     /// The slot of a server.
     pub(super) fn find(&self, space: u32, address: &Address) -> Option<u32> {
+        self.find_name(space, address.print().bytes())
+    }
+
+    /// The slot of a server by its printed address.
+    pub(super) fn find_name(&self, space: u32, name: &[u8]) -> Option<u32> {
         let t = &*self.g;
-        let printed = address.print();
-        let name = printed.bytes();
         let mut at = t.server_index[bucket(t, space, name)];
         while let Some(s) = t.servers.get(at as usize) {
             if s.space == space && s.name.get(..usize::from(s.name_len)) == Some(name) {
@@ -230,8 +253,11 @@ impl Registry<'_> {
             live: 0,
             generation: free.generation,
             number: t.header.next_number,
+            flags: server.flags & !flag::DEPARTED,
             conns: 0,
             unledgered: 0,
+            queue_prev: NONE,
+            queue_next: NONE,
             ..server
         };
         t.header.next_number += 1;
@@ -257,11 +283,18 @@ impl Registry<'_> {
             self.company_changed(server.space);
         }
         self.touch(server.space);
+        self.enqueue(slot);
         Some(slot)
     }
 
     /// Frees a server's record. Requests on it go on; their release finds the generation changed.
     pub(super) fn erase(&mut self, slot: u32) {
+        self.nothing_pending(slot);
+        self.unlink(slot);
+    }
+
+    /// Takes a server out of its namespace, and frees its record unless that says that it is kept.
+    pub(super) fn unlink(&mut self, slot: u32) {
         let t = &mut *self.g;
         let space = t.servers[slot as usize].space;
         super::repair::before(|| t.servers[slot as usize].live = 0);
@@ -277,8 +310,10 @@ impl Registry<'_> {
         let free = t.header.free_server;
         let s = &mut t.servers[slot as usize];
         s.generation = s.generation.wrapping_add(1);
-        s.hash_next = free;
-        t.header.free_server = slot;
+        if !s.is_departed() {
+            s.hash_next = free;
+            t.header.free_server = slot;
+        }
         t.header.servers -= 1;
         fault::point!("remove.freed");
         self.touch(space);
@@ -305,6 +340,9 @@ impl Registry<'_> {
         t.spaces[space].statics += u32::from(new.flags & flag::STATIC != 0);
         let new = Server { fresh_prev: NONE, fresh_next: NONE, ..new };
         journaled(t, slot, new);
+        // What a `server` line makes of it is not for other nodes.
+        queue::remove(t, slot, List::Queued);
+        t.servers[slot as usize].pending = 0;
         if new.flags & (flag::STATIC | flag::EXPIRED) == 0 {
             freshen(t, slot);
         }
@@ -405,6 +443,18 @@ pub(super) const EMPTY: Server = Server {
     created_wall: 0,
     updated_wall: 0,
     disabled_wall: 0,
+    pending: 0,
+    queue_prev: NONE,
+    queue_next: NONE,
+    edition: 0,
+    told_mean: 0,
+    others: 0,
+    others_damped: 0,
+    record_version: 0,
+    changed: [0; 4],
+    busy: 0,
+    busy_from: 0,
+    busy_until: 0,
     slow_start_ms: 0,
     started_mono: 0,
     bytes: [0; 2],

@@ -58,9 +58,11 @@ impl Order {
 }
 
 /// Requests for each unit of weight, in units of 2^-32: exact, because two fractions with
-/// denominators up to [`super::WEIGHT_MAX`] differ by more than one unit.
-fn load(s: &Server) -> u64 {
-    (u64::from(s.conns) << 32) / u64::from(s.weight.max(1))
+/// denominators up to [`super::WEIGHT_MAX`] differ by more than one unit. Those of other nodes come
+/// in 1/256.
+pub(super) fn load(s: &Server) -> u64 {
+    let requests = (u64::from(s.conns) << 8) + u64::from(s.others_damped);
+    (requests << 24) / u64::from(s.weight.max(1))
 }
 
 /// The group of a server.

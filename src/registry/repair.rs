@@ -33,6 +33,7 @@ impl Registry<'_> {
         let unknown = self.drop_the_dead();
         self.drop_orphans();
         self.renew_free_slots();
+        self.rebuild_queue();
         fault::point!("repair.freed");
 
         let t = &mut *self.g;
@@ -101,6 +102,7 @@ impl Registry<'_> {
         for slot in 0..t.header.space_high_water {
             self.drop_if_unused(slot);
         }
+        self.rebuild_queue();
         fault::point!("repair.swept");
         before(|| self.g.repaired());
     }

@@ -57,11 +57,33 @@ pub struct SavedServer {
 #[derive(Clone)]
 pub struct Copied {
     space: [u8; SPACE_NAME_MAX],
-    space_len: usize,
+    slot: u32,
     server: Server,
 }
 
 impl Copied {
+    pub(super) fn new(space: [u8; SPACE_NAME_MAX], slot: u32, server: &Server) -> Self {
+        Self { space, slot, server: *server }
+    }
+
+    pub(super) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    pub(super) fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// The name of its namespace.
+    pub fn namespace(&self) -> &str {
+        super::news::trimmed(&self.space)
+    }
+
+    /// Its address as printed.
+    pub fn name(&self) -> &str {
+        super::address::printed(&self.server)
+    }
+
     /// What of it is kept.
     pub fn saved(&self) -> SavedServer {
         let s = &self.server;
@@ -71,7 +93,7 @@ impl Copied {
             _ => SwitchedOff::Manual,
         });
         SavedServer {
-            namespace: String::from_utf8_lossy(&self.space[..self.space_len]).into_owned(),
+            namespace: self.namespace().to_owned(),
             address: Address::of(s),
             number: s.number,
             weight: s.weight,
@@ -175,7 +197,7 @@ impl Registry<'_> {
                 continue;
             }
             let space = &self.g.spaces[s.space as usize];
-            into.push(Copied { space: space.name, space_len: name_of(space).len(), server: *s });
+            into.push(Copied::new(space.name, slot, s));
         }
         snapshot.next = end;
         snapshot.done = end >= high;
@@ -330,7 +352,7 @@ impl Registry<'_> {
     fn come_back(&mut self, saved: &SavedServer, now: Now) -> Result<u32, Error> {
         let name = SpaceName::new(saved.namespace.as_bytes())
             .ok_or_else(|| Error::NoSpace(saved.namespace.clone()))?;
-        if self.g.servers.get(self.g.header.free_server as usize).is_none() {
+        if !self.has_room() {
             return Err(Error::Full("server"));
         }
         let space = self.make_space(name)?;

@@ -6,7 +6,7 @@ use super::life::is_enabled;
 use super::member::EMPTY;
 use super::space::{SpaceName, name_of};
 use super::{Error, Events, Happening, Now, Registry, Rules};
-use crate::shm::{Server, Tables, fault, flag, reason};
+use crate::shm::{Server, Shared, Tables, fault, flag, reason};
 
 /// A `server` line.
 #[derive(Clone, Debug)]
@@ -49,7 +49,8 @@ impl Registry<'_> {
             match self.make_space(name) {
                 Ok(space) => {
                     // Turns count from the virtual time of a zone: here it starts anew.
-                    let server = Server { space: space.slot, turn: [0; 2], ..s };
+                    // The counts that this node has told are those of the old zone.
+                    let server = Server { space: space.slot, turn: [0; 2], told_mean: 0, ..s };
                     if self.insert(server).is_none() {
                         full = Some(Error::Full("server"));
                     }
@@ -59,6 +60,7 @@ impl Registry<'_> {
             }
         }
         self.drop_unused_spaces();
+        self.succeed_departed(old);
         self.succeed_in_file(old);
         fault::point!("succeed.done");
         full.map_or(Ok(()), Err)
@@ -108,6 +110,8 @@ impl Registry<'_> {
             if s.flags & (flag::STATIC | flag::SEEN) == flag::STATIC {
                 self.say(Happening::Removed, slot, events);
                 self.erase(slot);
+                // It may be registered at other nodes: all is read anew.
+                self.g.header.shared.run = 0;
                 fault::point!("configure.removed");
             } else if rules.revives(s, now) {
                 self.revive(slot, now, events);
@@ -117,6 +121,27 @@ impl Registry<'_> {
         self.drop_unused_spaces();
         fault::point!("configure.done");
         full.map_or(Ok(()), Err)
+    }
+
+    /// Takes over what Redis is still to be told of servers that have departed, and how far the zone
+    /// that this one replaces had come with Redis.
+    fn succeed_departed(&mut self, old: &Registry<'_>) {
+        let lists = self.g.header.shared;
+        self.g.header.shared = Shared {
+            queued: lists.queued,
+            queue_head: lists.queue_head,
+            queue_tail: lists.queue_tail,
+            kept_head: lists.kept_head,
+            kept_tail: lists.kept_tail,
+            // All counts are read anew.
+            total_cursor: 0,
+            ..old.g.header.shared
+        };
+        for s in &old.g.servers[..old.g.header.high_water as usize] {
+            if s.live == 0 && s.is_departed() && !self.insert_departed(s) {
+                break;
+            }
+        }
     }
 
     fn configure_server(

@@ -5,7 +5,7 @@
 use super::life::OnExpire;
 use super::space::SpaceRef;
 use super::{Event, Events, Happening, Now, Registry, Rules};
-use crate::shm::{Server, fault, flag, reason};
+use crate::shm::{Server, fault, flag, pending, reason};
 
 /// A walk through the servers of one namespace or of all, and what it found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Registry<'_> {
             if s.live == 0 || !wanted {
                 continue;
             }
-            if rules.silent(s, now) {
+            if rules.silent(s, self.afar(), now) {
                 self.sweep_one(slot, sweep, rules, now, events);
                 fault::point!("sweep.server");
             } else if rules.revives(s, now) {
@@ -93,7 +93,13 @@ impl Registry<'_> {
         let silent = now.mono.saturating_sub(s.heartbeat_mono);
         let forget = rules.on_expire == OnExpire::Remove
             || (rules.remove_after > 0 && silent > rules.remove_after);
-        if forget {
+        if forget && self.shares() {
+            // Other nodes may have heard of it: Redis decides, see `News::Forget`.
+            if s.pending & pending::FORGET == 0 {
+                self.g.servers[slot as usize] = self.news_of(s, pending::FORGET, now);
+                self.enqueue(slot);
+            }
+        } else if forget {
             let space = &self.g.spaces[s.space as usize];
             events.push(Event::new(Happening::Forgotten, space, &s, silent));
             self.erase(slot);

@@ -66,6 +66,17 @@ impl Bench {
         self.now.wall += ms;
     }
 
+    /// Tells all that is to be told to a Redis that takes it.
+    fn tell(&mut self) {
+        let mut copies = Vec::new();
+        let mut registry = self.registry();
+        registry.copy_queued(1000, &mut copies);
+        for copy in copies {
+            let ticket = copy.news(self.now).ticket;
+            registry.told(ticket, Outcome::Done, 1, self.now, &mut self.events);
+        }
+    }
+
     fn found(&self) -> Option<SpaceRef> {
         self.registry().find_space(space())
     }
@@ -96,7 +107,7 @@ impl Bench {
 
     fn remove(&mut self, n: u16) -> Result<(), Error> {
         let found = self.found();
-        self.registry().remove(found, &address(n), &mut self.events)
+        self.registry().remove(found, &address(n), self.now, &mut self.events)
     }
 
     fn sweep(&mut self) -> Sweep {

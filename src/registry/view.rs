@@ -1,7 +1,8 @@
 //! What a reader sees: copies of servers, taken a slice at a time.
 
 use super::address::printed;
-use super::life::is_enabled;
+use super::life::{Afar, is_enabled};
+use super::member::on_all_nodes;
 use super::space::{SpaceRef, name_of};
 use super::{Now, Registry, Rules};
 use crate::shm::{NAME_MAX, NONE, Server, class, flag, reason};
@@ -46,6 +47,7 @@ pub struct ServerView {
     name_len: u8,
     pub port: u16,
     pub connections: u32,
+    pub local_connections: u32,
     pub weight: u32,
     pub max_conns: u32,
     pub enabled: bool,
@@ -69,14 +71,15 @@ pub struct ServerView {
 }
 
 impl ServerView {
-    fn new(s: &Server, rules: &Rules, now: Now) -> Self {
-        let silent = rules.silent(s, now);
+    fn new(s: &Server, rules: &Rules, afar: Afar, now: Now) -> Self {
+        let silent = rules.silent(s, afar, now);
         let ready = s.class == u32::from(class::READY);
         Self {
             name: s.name,
             name_len: printed(s).len() as u8,
             port: s.port,
-            connections: s.conns,
+            connections: on_all_nodes(s),
+            local_connections: s.conns,
             weight: s.weight,
             max_conns: s.max_conns,
             enabled: is_enabled(s),
@@ -146,6 +149,23 @@ pub struct Health {
     pub eligible: u64,
 }
 
+/// How this node and Redis stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// Redis answers.
+    pub connected: bool,
+    /// The last time when all that is in Redis was known here, in milliseconds since the epoch; 0:
+    /// never.
+    pub last_sync: u64,
+    /// Milliseconds that the last change at another node took to come here; without Redis, since the
+    /// last time.
+    pub lag: u64,
+    /// Servers that Redis is still to be told of.
+    pub pending: u64,
+    /// Nodes that take part, this one included.
+    pub nodes: u64,
+}
+
 /// Where a walk through a namespace's servers stands, in the order of their numbers.
 ///
 /// It stays right when servers come and go between two slices: none that stays is left out or seen
@@ -212,7 +232,7 @@ impl Registry<'_> {
     ) {
         let rules = &self.in_force(rules);
         self.walk(space, cursor, slice, |r, slot| {
-            into.push(ServerView::new(&r.g.servers[slot as usize], rules, now));
+            into.push(ServerView::new(&r.g.servers[slot as usize], rules, r.afar(), now));
         });
     }
 
@@ -229,7 +249,7 @@ impl Registry<'_> {
         let rules = &self.in_force(rules);
         self.walk(space, cursor, slice, |r, slot| {
             let s = &r.g.servers[slot as usize];
-            let silent = rules.silent(s, now);
+            let silent = rules.silent(s, r.afar(), now);
             let enabled = is_enabled(s);
             let by_hand = s.flags & flag::DISABLED != 0;
             // The failed whose rest is over are ready for the next request that comes.
@@ -252,6 +272,22 @@ impl Registry<'_> {
             n += 1;
         });
         n
+    }
+
+    /// How this node and Redis stand.
+    pub fn sharing(&self, now: Now) -> Sharing {
+        let shared = &self.g.header.shared;
+        let connected = shared.connected != 0;
+        Sharing {
+            connected,
+            last_sync: shared.synced_wall,
+            lag: match (connected, shared.synced_wall) {
+                (true, _) | (_, 0) => shared.lag,
+                (false, last) => now.wall.saturating_sub(last),
+            },
+            pending: shared.queued.into(),
+            nodes: shared.nodes.into(),
+        }
     }
 
     /// How many servers a namespace has.

@@ -59,7 +59,50 @@ pub mod flag {
     pub const CONFIGURED_DOWN: u32 = 1 << 8;
     /// Scratch mark of a reconciliation: seen in the new configuration.
     pub const SEEN: u32 = 1 << 9;
+    /// The last sign of life came to another node, and through Redis to this one.
+    pub const AFAR: u32 = 1 << 10;
+    /// Scratch mark of a snapshot from Redis: not yet found in it.
+    pub const UNSEEN: u32 = 1 << 11;
+    /// It was removed, and the slot is kept to tell Redis so, and for a while after. It is not `live`
+    /// then; its namespace stands in `route` and `label`.
+    pub const DEPARTED: u32 = 1 << 12;
 }
+
+/// Bits of [`Server::pending`]: what Redis is still to be told of a server.
+pub mod pending {
+    /// It was registered.
+    pub const ADD: u32 = 1;
+    /// Its weight was set.
+    pub const WEIGHT: u32 = 1 << 1;
+    /// Its limit of requests was set.
+    pub const MAX_CONNS: u32 = 1 << 2;
+    /// It was switched on or off, or drained.
+    pub const SWITCH: u32 = 1 << 3;
+    /// It gave a sign of life here.
+    pub const BEAT: u32 = 1 << 4;
+    /// It was removed: [`flag::DEPARTED`](super::flag::DEPARTED).
+    pub const REMOVE: u32 = 1 << 5;
+    /// It has been silent for so long that it is to be forgotten, if the others agree.
+    pub const FORGET: u32 = 1 << 6;
+    /// Everything there is to say of a server.
+    pub const ALL: u32 = ADD | WEIGHT | MAX_CONNS | SWITCH | BEAT;
+}
+
+/// Places in [`Server::changed`].
+pub mod changed {
+    /// The last registration; of a departed server, its removal.
+    pub const ADD: usize = 0;
+    /// The weight.
+    pub const WEIGHT: usize = 1;
+    /// The limit of requests.
+    pub const MAX_CONNS: usize = 2;
+    /// On, off, draining.
+    pub const SWITCH: usize = 3;
+}
+
+/// What [`Server::changed`] is ahead of the monotonic clock, so that times before the boot of the
+/// machine have a place there: some 139 years.
+pub const AGES: u64 = 1 << 42;
 
 /// Bits of [`Space::flags`].
 pub mod space_flag {
@@ -154,6 +197,56 @@ pub struct Header {
     pub journal: Server,
     /// What the state file has of this zone.
     pub filed: Filed,
+    /// What this zone and Redis know of each other.
+    pub shared: Shared,
+}
+
+/// What a zone and Redis know of each other. Kept in the zone, so that a worker that takes over the
+/// exchange goes on where a dead one stopped.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Shared {
+    /// Not 0: the configuration names a Redis.
+    pub on: u32,
+    /// Not 0: the last exchange succeeded.
+    pub connected: u32,
+    /// The epoch of the data in Redis that this zone has followed; 0: none yet.
+    pub epoch: u64,
+    /// The run of it: another one means that Redis has lost something; 0: none yet.
+    pub run: u64,
+    /// Version up to which records have been read.
+    pub cursor: u64,
+    /// Number up to which signs of life have been read.
+    pub beat_cursor: u64,
+    /// Number up to which counts have been read.
+    pub total_cursor: u64,
+    /// Monotonic time up to which all signs of life that Redis knew are known here.
+    pub heard_until: u64,
+    /// Monotonic time of the first complete snapshot after a time without Redis.
+    pub resumed: u64,
+    /// The time of the last exchange, since the epoch.
+    pub synced_wall: u64,
+    /// Milliseconds that the last change from another node took to come here.
+    pub lag: u64,
+    /// Monotonic time since when no exchange has succeeded, while the log says so; 0: it does not.
+    pub lost_since: u64,
+    /// Nodes that take part, this one included.
+    pub nodes: u32,
+    /// Not 0: an exchange has succeeded at least once, and the log says so.
+    pub known: u32,
+    /// Not 0: a snapshot is being read, and this is to be done with what is not in it: see
+    /// `registry::remote`.
+    pub unseen: u32,
+    /// Servers that Redis is still to be told of; derived.
+    pub queued: u32,
+    /// The first of these; derived.
+    pub queue_head: u32,
+    /// The last of these; derived.
+    pub queue_tail: u32,
+    /// The first of the departed servers that Redis has been told of; derived.
+    pub kept_head: u32,
+    /// The last of these; derived.
+    pub kept_tail: u32,
 }
 
 /// What the state file has of a zone. None of it is needed to serve a request, so that a change of
@@ -245,6 +338,14 @@ pub struct Space {
     pub name: [u8; SPACE_NAME_MAX],
 }
 
+impl Server {
+    /// Its slot is kept though it was removed.
+    #[inline]
+    pub fn is_departed(&self) -> bool {
+        self.flags & flag::DEPARTED != 0
+    }
+}
+
 /// A server.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
@@ -267,8 +368,16 @@ pub struct Server {
     pub weight: u32,
     /// 0: no limit.
     pub max_conns: u32,
+    /// Requests that the other nodes have on the server, in 1/256: the sum of their means.
+    pub others: u32,
+    /// The same as the balancer takes it: follows `others` in steps.
+    pub others_damped: u32,
     /// Last sign of life.
     pub heartbeat_mono: u64,
+    /// Requests on the server times milliseconds since `busy_from`, up to `busy_until`.
+    pub busy: u64,
+    /// Monotonic time up to which `busy` counts.
+    pub busy_until: u64,
     /// The namespace.
     pub space: u32,
     /// Failures that count towards `max_fails`.
@@ -321,9 +430,27 @@ pub struct Server {
     /// 0 when enabled.
     pub disabled_wall: u64,
 
-    // Room for what the same record will carry next, so that a zone keeps its layout.
-    /// Milliseconds that a new or recovered server takes to grow to its weight.
+    /// [`pending`] bits.
+    pub pending: u32,
+    /// Among the queued, or the kept departed ones.
+    pub queue_prev: u32,
+    /// Among the queued, or the kept departed ones.
+    pub queue_next: u32,
+    /// Grows with each change that Redis is to be told of.
+    pub edition: u32,
+    /// The mean of this node's requests that Redis has, in thousandths.
+    pub told_mean: u32,
+    /// Milliseconds that a new or recovered server takes to grow to its weight; not used yet.
     pub slow_start_ms: u32,
+    /// Version of its record in Redis; 0: none is known.
+    pub record_version: u64,
+    /// When each part last changed, on any node: monotonic milliseconds and [`AGES`]. Indexed by
+    /// [`changed`].
+    pub changed: [u64; 4],
+    /// Monotonic time when `busy` was last 0.
+    pub busy_from: u64,
+
+    // Room for what the same record will carry next, so that a zone keeps its layout.
     /// Start of the slow start.
     pub started_mono: u64,
     /// Bytes to and from the server.

@@ -10,8 +10,8 @@ use super::fault;
 use super::layout::{LAYOUT_VERSION, Layout, SizeError};
 use super::lock::{Acquired, LockError, Mutex};
 use super::records::{
-    Filed, Header, HeapEntry, JOURNAL_EMPTY, LedgerEntry, NEVER_FILED, NONE, Server, Slots, Space,
-    WorkerRecord, dirty,
+    Filed, Header, HeapEntry, JOURNAL_EMPTY, LedgerEntry, NEVER_FILED, NONE, Server, Shared, Slots,
+    Space, WorkerRecord, dirty,
 };
 
 /// "ngxureg" and the kind of file.
@@ -88,6 +88,14 @@ impl Zone {
             journal_target: JOURNAL_EMPTY,
             leader_slot: NONE,
             filed: Filed { instance: random_u64().max(1), version: NEVER_FILED, ..t.header.filed },
+            shared: Shared {
+                nodes: 1,
+                queue_head: NONE,
+                queue_tail: NONE,
+                kept_head: NONE,
+                kept_tail: NONE,
+                ..t.header.shared
+            },
             ..*t.header
         };
         t.link_free_lists();
@@ -277,7 +285,7 @@ impl Tables<'_> {
 
         next = NONE;
         for (i, server) in self.servers.iter_mut().enumerate().rev() {
-            if server.live == 0 {
+            if server.live == 0 && !server.is_departed() {
                 server.hash_next = next;
                 next = i as u32;
             }
@@ -351,8 +359,8 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// A key for the hash tables that a client can't guess.
-fn random_u64() -> u64 {
+/// A number that nobody can guess: a key for the hash tables, an identity.
+pub fn random_u64() -> u64 {
     let mut bytes = [0; 8];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
     match read {

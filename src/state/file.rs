@@ -17,7 +17,7 @@ const KEPT: u32 = 9;
 
 /// FNV-1a, 64 bits: any single byte that changes changes it.
 #[derive(Clone, Debug)]
-pub(super) struct Fnv(u64);
+pub struct Fnv(u64);
 
 impl Default for Fnv {
     fn default() -> Self {

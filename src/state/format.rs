@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::Fnv;
 use crate::registry::{
-    Address, MAX_CONNS_MAX, SavedServer, Source, SpaceName, SwitchedOff, WEIGHT_MAX, parse_host,
+    Address, MAX_CONNS_MAX, SavedServer, Source, SpaceName, SwitchedOff, WEIGHT_MAX,
 };
 
 /// Version of the format.
@@ -321,11 +321,5 @@ fn address(text: &str, is_static: bool) -> Option<Address> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Address::unix(path).ok().filter(|_| is_static);
     }
-    let (host, port) = text.rsplit_once(':')?;
-    if host.contains(':') != host.starts_with('[') {
-        return None;
-    }
-    let port = port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok())??;
-    let port = Some(port).filter(|port| *port > 0)?;
-    Some(Address::Inet(parse_host(host).ok()?, port))
+    Address::parse(text)
 }

@@ -29,7 +29,7 @@ impl Site {
         let client = self.client;
         let body_kind = BodyKind::Form;
         let request = Request { endpoint, method, query, body, body_kind, client };
-        let door = Door { namespace: None, access: self.access, allow: &[] };
+        let door = Door { namespace: None, access: self.access, allow: &[], node: None };
         answer(&request, &door, self.zone, &RULES, self.now, &mut Events::default())
     }
 

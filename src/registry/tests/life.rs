@@ -298,7 +298,7 @@ fn namespaces_can_run_out_and_come_back() {
     b.check();
     let first = SpaceName::new(names[0].as_bytes()).unwrap();
     let found = b.registry().find_space(first);
-    b.registry().remove(found, &address(1), &mut b.events).unwrap();
+    b.registry().remove(found, &address(1), b.now, &mut b.events).unwrap();
     let last = SpaceName::new(names[spaces].as_bytes()).unwrap();
     b.registry().add(last, &registration, &b.rules, b.now, &mut b.events).unwrap();
     b.check();

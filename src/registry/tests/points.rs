@@ -183,7 +183,7 @@ const LIFE: &[Step] = &[
     },
     |w| {
         let other = w.b.registry().find_space(SpaceName::new(b"other").unwrap());
-        w.b.registry().remove(other, &address(1), &mut w.b.events).unwrap();
+        w.b.registry().remove(other, &address(1), w.b.now, &mut w.b.events).unwrap();
     },
     |w| w.b.toggle(4, false),
     |w| w.b.toggle(4, true),
@@ -264,6 +264,24 @@ const OUTSIDE: &[Step] = &[
     |w| w.b.registry().leave(std::mem::replace(&mut w.b.worker, Worker::spectator())),
 ];
 
+/// What is told to other nodes, and what departed servers leave.
+const SHARING: &[Step] = &[
+    |w| w.b.registry().share(true),
+    |w| w.b.tell(),
+    |w| w.b.refresh(7).map(drop).unwrap(),
+    |w| w.b.remove(3).unwrap(),
+    |w| w.b.add(40),
+    |w| w.b.remove(7).unwrap(),
+    |w| w.b.tell(),
+    |w| w.b.remove(40).unwrap(),
+    |w| {
+        w.b.passes(61_000);
+        let now = w.b.now;
+        w.b.registry().forget_old_departed(now);
+    },
+    |w| w.b.tell(),
+];
+
 /// What the master does at reloads that keep the zone.
 const RELOADS: &[Step] = &[
     |w| w.b.registry().next_cycle(),
@@ -340,6 +358,7 @@ fn a_worker_that_dies_at_a_marked_point_leaves_the_old_or_the_new() {
     let mut passed = die_everywhere(World::new, LIFE, &[1, 2, 5, 17]);
     passed.extend(die_everywhere(World::new, GROWTH, &[1, 20, 200]));
     passed.extend(die_everywhere(World::full, OUTSIDE, &[1, 2, 4]));
+    passed.extend(die_everywhere(World::new, SHARING, &[1, 2, 5]));
     passed.extend(die_everywhere(World::new, RELOADS, &[1, 2, 3, 5]));
     // A point that nothing here passes is one that no death was tried at.
     let elsewhere = ["repair.", "succeed."];
@@ -421,6 +440,7 @@ fn every_point_stands_in_the_sources_once() {
         include_str!("../heap.rs"),
         include_str!("../life.rs"),
         include_str!("../member.rs"),
+        include_str!("../queue.rs"),
         include_str!("../repair.rs"),
         include_str!("../space.rs"),
         include_str!("../statics.rs"),

@@ -1,0 +1,391 @@
+//! What came from other nodes through Redis, taken into the zone.
+
+use super::address::Address;
+use super::member::EMPTY;
+use super::queue::{age, stamp_of_age};
+use super::space::SpaceName;
+use super::{Error, Events, Happening, Now, Registry, Rules};
+use crate::shm::{Server, Shared, changed, flag, pending, reason};
+
+/// A server as Redis has it. Ages are in milliseconds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// The namespace's name, a valid one.
+    pub namespace: String,
+    /// Where it listens.
+    pub address: Address,
+    /// Grows with each change, over all servers.
+    pub version: u64,
+    /// What it is.
+    pub state: RecordState,
+}
+
+/// A server in Redis is there, or it was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RecordState {
+    /// Removed so long ago.
+    Removed(u64),
+    /// It is there.
+    Live(LiveRecord),
+}
+
+/// What Redis has of a server that is there. Ages are in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "each is the field of that name in `News`")]
+pub struct LiveRecord {
+    pub added: u64,
+    pub weight: u32,
+    pub weight_age: u64,
+    pub max_conns: u32,
+    pub max_conns_age: u64,
+    pub disabled: bool,
+    pub draining: bool,
+    pub switch_age: u64,
+    pub disabled_age: u64,
+    pub created_age: u64,
+    pub heartbeat_age: u64,
+}
+
+/// What is to be done with servers that a snapshot of Redis has not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unseen {
+    /// Redis has lost them, or never had them: it is told.
+    Tell,
+    /// They were removed while this node was away, for longer than removals are remembered. Only
+    /// what was registered here since, no longer ago than this many milliseconds, is told.
+    Drop(u64),
+}
+
+/// Which servers go when everything in Redis was wiped on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wipe {
+    /// So many milliseconds ago. Who registered later stays.
+    pub age: u64,
+    next: u32,
+    /// Servers forgotten.
+    pub forgotten: u64,
+    /// It is through.
+    pub done: bool,
+}
+
+impl Wipe {
+    /// One that happened so long ago.
+    pub fn new(age: u64) -> Self {
+        Self { age, next: 0, forgotten: 0, done: false }
+    }
+}
+
+impl Registry<'_> {
+    /// What this zone and Redis know of each other.
+    pub fn shared(&mut self) -> &mut Shared {
+        &mut self.g.header.shared
+    }
+
+    /// This zone among all that share their servers: random.
+    pub fn instance(&self) -> u64 {
+        self.g.header.filed.instance
+    }
+
+    /// Whether the configuration shares servers, from now on. What was there before is told.
+    pub fn share(&mut self, on: bool) {
+        let shared = &mut self.g.header.shared;
+        let was = std::mem::replace(&mut shared.on, u32::from(on)) != 0;
+        if !on || was {
+            return;
+        }
+        (shared.run, shared.heard_until, shared.connected) = (0, 0, 0);
+        for slot in 0..self.g.header.high_water {
+            let s = &self.g.servers[slot as usize];
+            if s.live != 0 && s.flags & flag::STATIC == 0 {
+                self.tell_all(slot);
+            }
+        }
+    }
+
+    /// Takes in what Redis has of a server. `Some` is the age of its last change, when another node
+    /// made it and this one did not know.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`]; [`Error::NoSpace`] when the namespace's name is not valid.
+    pub fn take_record(
+        &mut self,
+        record: &Record,
+        rules: &Rules,
+        now: Now,
+        events: &mut Events,
+    ) -> Result<Option<u64>, Error> {
+        let name = SpaceName::new(record.namespace.as_bytes())
+            .ok_or_else(|| Error::NoSpace(record.namespace.clone()))?;
+        let known = self.find_space(name).and_then(|s| self.find(s.slot, &record.address));
+        // Each node has the `server` lines of its own configuration.
+        if known.is_some_and(|slot| self.g.servers[slot as usize].flags & flag::STATIC != 0) {
+            return Ok(None);
+        }
+        let news = known.is_none_or(|s| self.g.servers[s as usize].record_version < record.version);
+        let mut last = None;
+        match (known, &record.state) {
+            (None, RecordState::Removed(_)) => {}
+            (Some(slot), RecordState::Removed(ago)) => {
+                let s = &self.g.servers[slot as usize];
+                // Registered here since: Redis is about to be told.
+                let again =
+                    s.pending & pending::ADD != 0 && age(s.changed[changed::ADD], now) < *ago;
+                if !again {
+                    self.say(Happening::Removed, slot, events);
+                    self.depart_as_told(slot, *ago, record.version, now);
+                    last = Some(*ago);
+                }
+            }
+            (Some(slot), RecordState::Live(live)) => {
+                self.take_change(slot, record.version, live, now, events);
+                last = Some(last_change(live));
+                self.heard_afar(slot, live.heartbeat_age, rules, now, events);
+            }
+            (None, RecordState::Live(live)) => {
+                let printed = record.address.print();
+                let left = self.departed_at(name, printed.bytes());
+                if left.is_some_and(|left| left >= stamp_of_age(live.added, now)) {
+                    return Ok(None);
+                }
+                let slot = self.insert_record(name, record, live, rules, now)?;
+                self.say(Happening::Added, slot, events);
+                last = Some(last_change(live));
+            }
+        }
+        Ok(last.filter(|_| news))
+    }
+
+    fn insert_record(
+        &mut self,
+        name: SpaceName<'_>,
+        record: &Record,
+        live: &LiveRecord,
+        rules: &Rules,
+        now: Now,
+    ) -> Result<u32, Error> {
+        if !self.has_room() {
+            return Err(Error::Full("server"));
+        }
+        let space = self.make_space(name)?;
+        let mut flags = flag::AFAR;
+        if rules.ttl > 0 && live.heartbeat_age > rules.ttl {
+            flags |= flag::EXPIRED;
+        }
+        let mut server = Server {
+            space: space.slot,
+            flags,
+            weight: live.weight,
+            max_conns: live.max_conns,
+            heartbeat_mono: now.mono.saturating_sub(live.heartbeat_age),
+            heartbeat_wall: now.wall.saturating_sub(live.heartbeat_age),
+            created_wall: now.wall.saturating_sub(live.created_age),
+            updated_wall: now.wall.saturating_sub(last_change(live)),
+            started_mono: now.mono,
+            record_version: record.version,
+            changed: [
+                stamp_of_age(live.added, now),
+                stamp_of_age(live.weight_age, now),
+                stamp_of_age(live.max_conns_age, now),
+                stamp_of_age(live.switch_age, now),
+            ],
+            busy_from: now.mono,
+            busy_until: now.mono,
+            ..EMPTY
+        };
+        switch(&mut server, live, now);
+        record.address.write(&mut server);
+        self.insert(server).ok_or(Error::Full("server"))
+    }
+
+    /// Takes each part that has no later change here.
+    fn take_change(
+        &mut self,
+        slot: u32,
+        version: u64,
+        live: &LiveRecord,
+        now: Now,
+        events: &mut Events,
+    ) {
+        let old = self.g.servers[slot as usize];
+        // Redis has lost what it had of the server: it is told again, and says what is the later.
+        if version < old.record_version && old.flags & flag::UNSEEN != 0 {
+            self.g.servers[slot as usize].flags &= !flag::UNSEEN;
+            self.tell_all(slot);
+            return;
+        }
+        let mut new = Server { record_version: version, ..old };
+        new.flags &= !flag::UNSEEN;
+        let open = |bit: u32, at: usize, age: u64| {
+            old.pending & bit == 0 || old.changed[at] <= stamp_of_age(age, now)
+        };
+        if open(pending::WEIGHT, changed::WEIGHT, live.weight_age) {
+            new.weight = live.weight;
+            new.changed[changed::WEIGHT] = stamp_of_age(live.weight_age, now);
+        }
+        if open(pending::MAX_CONNS, changed::MAX_CONNS, live.max_conns_age) {
+            new.max_conns = live.max_conns;
+            new.changed[changed::MAX_CONNS] = stamp_of_age(live.max_conns_age, now);
+        }
+        if open(pending::SWITCH, changed::SWITCH, live.switch_age) {
+            switch(&mut new, live, now);
+            new.changed[changed::SWITCH] = stamp_of_age(live.switch_age, now);
+        }
+        if old.pending & pending::ADD == 0 {
+            new.changed[changed::ADD] = stamp_of_age(live.added, now);
+            new.created_wall = now.wall.saturating_sub(live.created_age);
+        }
+        const SHOWN: u32 = flag::DISABLED | flag::DRAINING;
+        let differs = (old.weight, old.max_conns) != (new.weight, new.max_conns)
+            || (old.flags ^ new.flags) & SHOWN != 0;
+        if !differs {
+            self.g.servers[slot as usize] = new;
+            return;
+        }
+        new.updated_wall = now.wall.saturating_sub(last_change(live));
+        self.replace(slot, new);
+        self.touch(old.space);
+        let changed = (old.flags ^ new.flags) & SHOWN;
+        if changed & flag::DISABLED != 0 {
+            let off = new.flags & flag::DISABLED != 0;
+            let what = if off { Happening::Disabled } else { Happening::Enabled };
+            self.say(what, slot, events);
+        } else if changed & flag::DRAINING != 0 {
+            let on = new.flags & flag::DRAINING != 0;
+            self.say(if on { Happening::Draining } else { Happening::Enabled }, slot, events);
+        }
+    }
+
+    /// Takes a sign of life that came to another node so long ago.
+    pub fn take_beat(
+        &mut self,
+        space: SpaceName<'_>,
+        name: &[u8],
+        ago: u64,
+        rules: &Rules,
+        now: Now,
+        events: &mut Events,
+    ) {
+        if let Some(slot) = self.find_space(space).and_then(|s| self.find_name(s.slot, name)) {
+            self.heard_afar(slot, ago, rules, now, events);
+        }
+    }
+
+    fn heard_afar(&mut self, slot: u32, ago: u64, rules: &Rules, now: Now, events: &mut Events) {
+        let s = &self.g.servers[slot as usize];
+        // What this node told comes back to it; small differences are not worth a place in the list
+        // of heartbeats.
+        let margin = if rules.ttl == 0 { 100 } else { (rules.ttl / 20).min(100) };
+        let then = now.mono.saturating_sub(ago);
+        let silent_flags = flag::EXPIRED | flag::SILENCED;
+        let too_old = rules.ttl > 0 && ago > rules.ttl;
+        if s.flags & flag::STATIC != 0 || then <= s.heartbeat_mono + margin || too_old {
+            return;
+        }
+        debug_assert!(s.flags & silent_flags == 0 || s.heartbeat_mono <= then);
+        let then = Now { mono: then, wall: now.wall.saturating_sub(ago) };
+        self.g.servers[slot as usize].flags |= flag::AFAR;
+        self.g.servers[slot as usize].pending &= !pending::FORGET;
+        if self.g.servers[slot as usize].pending == 0 {
+            self.nothing_queued(slot);
+        }
+        if self.heard_of(slot, then) && self.g.servers[slot as usize].flags & flag::DISABLED == 0 {
+            self.say(Happening::Back, slot, events);
+        }
+    }
+
+    /// Begins a snapshot: marks the next servers, `slots` at most, as not found yet, and has what
+    /// Redis is to know of the departed told again. Returns whether it is through.
+    pub fn mark_unseen(&mut self, next: &mut u32, slots: u32, retell: bool) -> bool {
+        let end = self.g.header.high_water.min(next.saturating_add(slots));
+        for slot in *next..end {
+            let s = &mut self.g.servers[slot as usize];
+            if s.live != 0 && s.flags & flag::STATIC == 0 {
+                s.flags |= flag::UNSEEN;
+            } else if s.is_departed() && s.pending == 0 && retell {
+                self.requeue_departed(slot);
+            }
+        }
+        *next = end;
+        end >= self.g.header.high_water
+    }
+
+    /// Ends a snapshot: what of the next servers, `slots` at most, was not in it is told, or goes.
+    /// Returns whether it is through.
+    pub fn settle_unseen(
+        &mut self,
+        next: &mut u32,
+        slots: u32,
+        unseen: Unseen,
+        now: Now,
+        events: &mut Events,
+    ) -> bool {
+        let end = self.g.header.high_water.min(next.saturating_add(slots));
+        for slot in *next..end {
+            let s = &mut self.g.servers[slot as usize];
+            if s.live == 0 || s.flags & flag::UNSEEN == 0 {
+                continue;
+            }
+            s.flags &= !flag::UNSEEN;
+            let s = *s;
+            match unseen {
+                Unseen::Tell => self.tell_all(slot),
+                Unseen::Drop(remembered) => {
+                    let fresh = s.pending & pending::ADD != 0
+                        && age(s.changed[changed::ADD], now) < remembered;
+                    if !fresh {
+                        self.say(Happening::Removed, slot, events);
+                        self.erase(slot);
+                    }
+                }
+            }
+        }
+        *next = end;
+        end >= self.g.header.high_water
+    }
+
+    /// Obeys a planned wipe: the next servers, `slots` at most, are forgotten, and nothing that is
+    /// older is told.
+    pub fn wipe(&mut self, wipe: &mut Wipe, slots: u32, now: Now) {
+        let end = self.g.header.high_water.min(wipe.next.saturating_add(slots));
+        for slot in wipe.next..end {
+            let s = self.g.servers[slot as usize];
+            let later = age(s.changed[changed::ADD], now) < wipe.age;
+            if s.live != 0 && s.flags & flag::STATIC == 0 {
+                self.g.servers[slot as usize].record_version = 0;
+                if later && s.pending & pending::ADD != 0 {
+                    self.tell_all(slot);
+                } else {
+                    self.erase(slot);
+                    wipe.forgotten += 1;
+                }
+            } else if s.is_departed() {
+                self.forget_departed(slot);
+            }
+        }
+        wipe.next = end;
+        wipe.done = end >= self.g.header.high_water;
+    }
+}
+
+fn last_change(live: &LiveRecord) -> u64 {
+    live.weight_age.min(live.max_conns_age).min(live.switch_age).min(live.added)
+}
+
+/// Off, on and draining as Redis has it.
+fn switch(s: &mut Server, live: &LiveRecord, now: Now) {
+    let was = s.flags;
+    s.flags &= !(flag::DISABLED | flag::DRAINING);
+    if live.draining {
+        s.flags |= flag::DRAINING;
+    }
+    if live.disabled {
+        s.flags |= flag::DISABLED;
+        s.disabled_reason = reason::MANUAL;
+        s.disabled_wall = now.wall.saturating_sub(live.disabled_age);
+    } else if was & flag::DISABLED != 0 || s.flags & flag::SILENCED == 0 {
+        s.flags &= !flag::SILENCED;
+        s.disabled_reason = reason::NONE;
+        s.disabled_wall = 0;
+    }
+}

@@ -1,0 +1,492 @@
+-- One exchange of a node with Redis: what is new there is told, what is new here is read.
+-- Atomic, like every script; all keys stand under the prefix, and with a cluster in one slot.
+--
+-- KEYS[1]  PREFIX:sync:epoch, which routes the script in a cluster
+-- ARGV[1]  JSON, `Request` in exchange.rs, which says what the fields mean
+-- Returns  JSON, `Reply` there
+--
+-- Times are milliseconds since the epoch by Redis' clock, and all that comes from nodes is an age: no
+-- node's clock has to be right.
+
+local q = cjson.decode(ARGV[1])
+local S = q.prefix .. ':sync:'
+local call = redis.call
+local clock = call('TIME')
+local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local out = { now = now }
+
+local function int(n) return string.format('%.0f', n) end
+local function seconds(ms) return string.format('%.3f', ms / 1000) end
+local function number(key) return tonumber(call('GET', S .. key) or '0') or 0 end
+
+-- Epoch and run ---------------------------------------------------------------
+-- The epoch changes when everything is wiped on purpose, the run when Redis turns out to have lost
+-- something. A node that does not know them reads everything before it tells anything.
+
+local version = number('version')
+local run = call('GET', S .. 'run')
+local epochs = call('GET', S .. 'epoch')
+local head = epochs and string.match(epochs, '^%S+')
+
+local function renew()
+  run = q.new_run
+  call('SET', S .. 'run', run)
+  for _, node in ipairs(call('ZRANGE', S .. 'nodes', 0, -1)) do
+    call('DEL', S .. 'counts:' .. node)
+  end
+  call('DEL', S .. 'nodes', S .. 'totals', S .. 'total-index')
+end
+
+if not head then
+  head = q.epoch ~= '' and q.epoch or q.new_epoch
+  call('SET', S .. 'epoch', head)
+  run = false
+elseif q.epoch ~= '' and q.epoch ~= head then
+  local replaced = string.find(epochs .. ' ', ' ' .. q.epoch .. ' ', 1, true)
+  out.state = replaced and 'wiped' or 'foreign'
+  out.epoch = head
+  out.wiped_age = math.max(0, now - number('wiped'))
+  return cjson.encode(out)
+end
+local lost = q.run ~= '' and (not run or (run == q.run and version < q.cursor))
+if not run or lost then renew() end
+if run ~= q.run then
+  if version < q.cursor then call('SET', S .. 'version', int(q.cursor)) end
+  for _, ns in ipairs(q.spaces or {}) do call('SADD', S .. 'spaces', ns) end
+  out.state = 'run'
+  out.lost = lost or (q.run ~= '' and true or nil)
+  out.epoch, out.run = head, run
+  return cjson.encode(out)
+end
+local floor = number('floor')
+if q.cursor > 0 and q.cursor < floor and not q.snapshot then
+  out.state = 'behind'
+  return cjson.encode(out)
+end
+-- A command that lay in a buffer while Redis hung is not what its node says now.
+if q.deadline and now > q.deadline then
+  out.state = 'late'
+  return cjson.encode(out)
+end
+
+-- The public keys ---------------------------------------------------------------
+-- One that is of another type is left alone.
+
+local usable, wrong = {}, {}
+local function public(ns, rest, kind)
+  local key = q.prefix .. ':' .. (ns == 'default' and '' or ns .. ':') .. rest
+  local known = usable[key]
+  if known == nil then
+    local is = call('TYPE', key).ok
+    known = (is == 'none' or is == kind) and key
+    usable[key] = known
+    if not known then
+      wrong[#wrong + 1] = key
+      wrong[#wrong + 1] = kind
+    end
+  end
+  return known
+end
+local function zset(ns) return public(ns, 'servers:zset', 'zset') end
+local function metas(ns) return public(ns, 'servers:meta', 'hash') end
+local function beats(ns) return public(ns, 'heartbeat', 'hash') end
+
+-- Records -----------------------------------------------------------------------
+-- a: last registration; x: removal, of one that is gone; c: first registration; w, m, d, r: weight,
+-- max_conns, disabled, draining; wt, mt, st: when these were set; dt: when it was disabled.
+
+local beat_seq, total_seq = number('beat-seq'), number('total-seq')
+local first_version, first_beat, first_total = version, beat_seq, total_seq
+
+local function record(m)
+  local text = call('HGET', S .. 'records', m)
+  return text and cjson.decode(text)
+end
+
+local function keep(m, r) call('HSET', S .. 'records', m, cjson.encode(r)) end
+
+local function save(m, r)
+  version = version + 1
+  r.v = version
+  keep(m, r)
+  call('ZADD', S .. 'index', int(version), m)
+end
+
+-- Shadows are what was written to a public key last: what differs from them was written by others.
+local function put_meta(ns, addr, r, heard)
+  local key = metas(ns)
+  local meta = {}
+  local old = key and call('HGET', key, addr)
+  if old then
+    -- What others keep there stays.
+    local fine, was = pcall(cjson.decode, old)
+    if fine and type(was) == 'table' then meta = was end
+  end
+  meta.host, meta.port = r.h, r.p
+  meta.weight, meta.max_conns = r.w, r.m
+  meta.enabled = r.d == 0
+  meta.created_at = r.c / 1000
+  meta.updated_at = math.max(r.a, r.wt, r.mt, r.st) / 1000
+  meta.disabled_at = r.d ~= 0 and r.dt / 1000 or nil
+  meta.disabled_reason = r.d ~= 0 and 'manual' or nil
+  if heard then meta.last_heartbeat = heard / 1000 end
+  local text = cjson.encode(meta)
+  if key then call('HSET', key, addr, text) end
+  call('HSET', S .. 'meta:' .. ns, addr, text)
+end
+
+-- A shadow of a sign of life is the value, a bar, and the time that it counts as.
+local function heard_at(ns, addr)
+  local shadow = call('HGET', S .. 'beat:' .. ns, addr)
+  return shadow and tonumber(string.match(shadow, '|(%d+)$'))
+end
+
+local function note_beat(ns, addr, m, value, at)
+  call('HSET', S .. 'beat:' .. ns, addr, value .. '|' .. int(at))
+  beat_seq = beat_seq + 1
+  call('ZADD', S .. 'beat-index', int(beat_seq), m)
+end
+
+local function put_beat(ns, addr, m, at, weak)
+  at = math.min(at, now)
+  local had = heard_at(ns, addr)
+  if had and (weak or at <= had) then return had end
+  local value = seconds(at)
+  local key = beats(ns)
+  if key then call('HSET', key, addr, value) end
+  note_beat(ns, addr, m, value, at)
+  return at
+end
+
+-- The time of the last sign of life stands in the JSON too; to decode and encode it each time would
+-- be most of what a sign of life costs.
+local function beat_meta(ns, addr, at)
+  local shadow = call('HGET', S .. 'meta:' .. ns, addr)
+  local key = metas(ns)
+  if not shadow or not key or call('HGET', key, addr) ~= shadow then return end
+  local text, n = string.gsub(shadow, '"last_heartbeat":[%d%.eE+-]+', '"last_heartbeat":' .. seconds(at), 1)
+  if n == 1 and text ~= shadow then
+    call('HSET', key, addr, text)
+    call('HSET', S .. 'meta:' .. ns, addr, text)
+  end
+end
+
+local function set_total(m, add)
+  if add == 0 then return end
+  local total = tonumber(call('HINCRBY', S .. 'totals', m, int(add)))
+  total_seq = total_seq + 1
+  if total <= 0 then
+    total = 0
+    call('HDEL', S .. 'totals', m)
+  end
+  call('ZADD', S .. 'total-index', int(total_seq), m)
+  local ns, addr = string.match(m, '^(%S+) (.+)$')
+  if call('HEXISTS', S .. 'meta:' .. ns, addr) == 1 and zset(ns) then
+    call('ZADD', zset(ns), int(math.floor(total / 1000 + 0.5)), addr)
+  end
+end
+
+local function bury_server(ns, addr, m, r, at)
+  save(m, { a = r.a, x = at })
+  call('ZADD', S .. 'graves', int(now), m)
+  if metas(ns) then call('HDEL', metas(ns), addr) end
+  if beats(ns) then call('HDEL', beats(ns), addr) end
+  if zset(ns) then call('ZREM', zset(ns), addr) end
+  call('HDEL', S .. 'meta:' .. ns, addr)
+  call('HDEL', S .. 'beat:' .. ns, addr)
+  call('ZREM', S .. 'beat-index', m)
+  for _, node in ipairs(call('ZRANGE', S .. 'nodes', 0, -1)) do
+    call('HDEL', S .. 'counts:' .. node, m)
+  end
+  call('HDEL', S .. 'totals', m)
+  call('ZREM', S .. 'total-index', m)
+end
+
+-- What nodes tell ----------------------------------------------------------------
+
+local DONE, UNKNOWN, REMOVED, ALIVE = 1, 0, 2, 3
+local fixes = {}
+
+local function change(o)
+  local ns, addr = o.n, o.a
+  local m = ns .. ' ' .. addr
+  if o.seen then
+    -- Read from the public key, which may have changed since.
+    local key = metas(ns)
+    if not key or call('HGET', key, addr) ~= o.seen then return DONE, 0 end
+  end
+  local r = record(m)
+  local added = o.add and now - o.add
+  if r and r.x then
+    if not added or added < r.x then return REMOVED, r.v end
+    call('ZREM', S .. 'graves', m)
+    r = nil
+  end
+  if not r then
+    if not added then return UNKNOWN, 0 end
+    r = {
+      a = added, c = now - math.max(o.created, o.add), h = o.h, p = o.p,
+      w = o.w, wt = now - (o.wa or o.add), m = o.m, mt = now - (o.ma or o.add),
+      d = o.d, r = o.r, st = now - (o.sa or o.add), dt = now - o.da,
+    }
+    save(m, r)
+    call('SADD', S .. 'spaces', ns)
+    local heard = put_beat(ns, addr, m, now - o.hb, o.weak)
+    put_meta(ns, addr, r, heard)
+    if zset(ns) then
+      local total = tonumber(call('HGET', S .. 'totals', m) or '0')
+      call('ZADD', zset(ns), int(math.floor(total / 1000 + 0.5)), addr)
+    end
+    return DONE, version
+  end
+
+  local changed, newer, refused = o.seen ~= nil, false, false
+  if added and added > r.a then r.a, newer = added, true end
+  local function part(age, time, fields)
+    if not age then return end
+    local at = now - age
+    if at < r[time] then
+      for field, value in pairs(fields) do refused = refused or r[field] ~= value end
+      return
+    end
+    r[time], newer = at, true
+    for field, value in pairs(fields) do
+      if r[field] ~= value then r[field], changed = value, true end
+    end
+    return true
+  end
+  part(o.wa, 'wt', { w = o.w })
+  part(o.ma, 'mt', { m = o.m })
+  if part(o.sa, 'st', { d = o.d, r = o.r }) then r.dt = now - o.da end
+  local heard = put_beat(ns, addr, m, now - o.hb, o.weak)
+  if changed then
+    save(m, r)
+    put_meta(ns, addr, r, heard)
+  else
+    if newer then keep(m, r) end
+    beat_meta(ns, addr, heard)
+  end
+  if refused then fixes[#fixes + 1] = m end
+  return DONE, r.v
+end
+
+local function live(ns, addr) return call('HEXISTS', S .. 'meta:' .. ns, addr) == 1 end
+
+local function absent(m)
+  local r = record(m)
+  if r then return REMOVED, r.v end
+  return UNKNOWN, 0
+end
+
+local function beat(o)
+  local m = o.n .. ' ' .. o.a
+  if not live(o.n, o.a) then return absent(m) end
+  local had = heard_at(o.n, o.a)
+  local at = put_beat(o.n, o.a, m, now - o.hb)
+  if at ~= had then beat_meta(o.n, o.a, at) end
+  return DONE, 0
+end
+
+-- Another program wrote a sign of life: its value has changed, so it was just now, whatever that
+-- program's clock says. Of a server just registered it may be an old one.
+local function foreign_beat(o)
+  local m = o.n .. ' ' .. o.a
+  local key = beats(o.n)
+  if not key or call('HGET', key, o.a) ~= o.seen or not live(o.n, o.a) then return DONE, 0 end
+  note_beat(o.n, o.a, m, o.seen, now)
+  beat_meta(o.n, o.a, now)
+  return DONE, 0
+end
+
+local function remove(o)
+  local m = o.n .. ' ' .. o.a
+  local r = record(m)
+  if not r or r.x then return DONE, r and r.v or 0 end
+  local at = now - o.ra
+  if at < r.a then
+    -- Registered again since.
+    fixes[#fixes + 1] = m
+    return DONE, r.v
+  end
+  bury_server(o.n, o.a, m, r, at)
+  return DONE, version
+end
+
+local function forget(o)
+  local m = o.n .. ' ' .. o.a
+  if not live(o.n, o.a) then return absent(m) end
+  local had = heard_at(o.n, o.a)
+  if had and had > now - o.hb + 500 then return ALIVE, 0 end
+  bury_server(o.n, o.a, m, record(m), now)
+  return DONE, version
+end
+
+-- Another program has removed it from the public keys, or lost all of them.
+local function foreign_loss(o)
+  local m = o.n .. ' ' .. o.a
+  local key = metas(o.n)
+  local r = record(m)
+  if not key or not r or r.x or call('HEXISTS', key, o.a) == 1 then return DONE, 0 end
+  if o.kind == 'gone' then
+    bury_server(o.n, o.a, m, r, now)
+    return DONE, version
+  end
+  local heard = heard_at(o.n, o.a) or now
+  put_meta(o.n, o.a, r, heard)
+  if beats(o.n) then
+    call('HSET', beats(o.n), o.a, seconds(heard))
+    note_beat(o.n, o.a, m, seconds(heard), heard)
+  end
+  if zset(o.n) then
+    local total = tonumber(call('HGET', S .. 'totals', m) or '0')
+    call('ZADD', zset(o.n), int(math.floor(total / 1000 + 0.5)), o.a)
+  end
+  return DONE, r.v
+end
+
+local kinds = {
+  change = change, beat = beat, remove = remove, forget = forget,
+  ['foreign-beat'] = foreign_beat, gone = foreign_loss, lost = foreign_loss,
+}
+local results = {}
+for _, o in ipairs(q.news or {}) do
+  local what, v = kinds[o.kind](o)
+  results[#results + 1] = what
+  results[#results + 1] = v
+end
+if #results > 0 then out.results = results end
+
+-- Counts --------------------------------------------------------------------------
+
+if q.node then
+  local counts = S .. 'counts:' .. q.node
+  local known = call('ZSCORE', S .. 'nodes', q.node)
+  if not known and not q.reset then out.unknown = true end
+  call('ZADD', S .. 'nodes', int(now), q.node)
+  if q.reset then
+    local all = call('HGETALL', counts)
+    for i = 1, #all, 2 do set_total(all[i], -tonumber(all[i + 1])) end
+    call('DEL', counts)
+  end
+  for i = 1, #(q.counts or {}), 2 do
+    local m, mean = q.counts[i], q.counts[i + 1]
+    local text = call('HGET', S .. 'records', m)
+    if not (text and string.find(text, '"x":', 1, true)) then
+      local old = tonumber(call('HGET', counts, m) or '0')
+      if mean == 0 then call('HDEL', counts, m) else call('HSET', counts, m, int(mean)) end
+      set_total(m, mean - old)
+    end
+  end
+
+  -- Nodes that have not been heard of have nothing on servers any more. One that was buried too
+  -- soon finds itself unknown and tells its counts again.
+  for _, node in ipairs(call('ZRANGEBYSCORE', S .. 'nodes', int(now + 60000), '+inf')) do
+    call('ZADD', S .. 'nodes', int(now), node)
+  end
+  for _, node in ipairs(call('ZRANGEBYSCORE', S .. 'nodes', '-inf', int(now - q.node_ttl), 'LIMIT', 0, 4)) do
+    local left = call('HSCAN', S .. 'counts:' .. node, 0, 'COUNT', 1000)[2]
+    for i = 1, #left, 2 do
+      set_total(left[i], -tonumber(left[i + 1]))
+      call('HDEL', S .. 'counts:' .. node, left[i])
+    end
+    if call('EXISTS', S .. 'counts:' .. node) == 0 then call('ZREM', S .. 'nodes', node) end
+    out.buried = true
+  end
+  if q.leaving then
+    local left = call('HGETALL', counts)
+    for i = 1, #left, 2 do set_total(left[i], -tonumber(left[i + 1])) end
+    call('DEL', counts)
+    call('ZREM', S .. 'nodes', q.node)
+    out.buried = true
+  end
+  out.nodes = call('ZCARD', S .. 'nodes')
+
+  -- One node looks for what other programs have written, and clears old graves away.
+  local holder = call('GET', S .. 'lease')
+  if (not holder or holder == q.node) and not q.leaving then
+    call('SET', S .. 'lease', q.node, 'PX', int(q.node_ttl))
+    out.lease = true
+    local old = call('ZRANGEBYSCORE', S .. 'graves', '-inf', int(now - q.tombstone_ttl), 'LIMIT', 0, 100)
+    for _, m in ipairs(old) do
+      local r = record(m)
+      if r and r.x then
+        floor = math.max(floor, r.v)
+        call('HDEL', S .. 'records', m)
+        call('ZREM', S .. 'index', m)
+      end
+      call('ZREM', S .. 'graves', m)
+    end
+    if #old > 0 then call('SET', S .. 'floor', int(floor)) end
+  end
+end
+
+if version ~= first_version then call('SET', S .. 'version', int(version)) end
+if beat_seq ~= first_beat then call('SET', S .. 'beat-seq', int(beat_seq)) end
+if total_seq ~= first_total then call('SET', S .. 'total-seq', int(total_seq)) end
+if version ~= first_version or beat_seq ~= first_beat or out.buried then
+  call('PUBLISH', S .. 'changes', q.node or '')
+end
+
+-- What is new here -----------------------------------------------------------------
+
+local function list_of(members, into)
+  if #members == 0 then return into end
+  local texts = call('HMGET', S .. 'records', unpack(members))
+  for i, m in ipairs(members) do
+    if texts[i] then
+      local ns, addr = string.match(m, '^(%S+) (.+)$')
+      local heard = heard_at(ns, addr)
+      into[#into + 1] = m
+      into[#into + 1] = texts[i]
+      into[#into + 1] = heard and math.max(0, now - heard) or -1
+    end
+  end
+  return into
+end
+
+-- The members of an index after a cursor, and the cursor after them.
+local function after(index, cursor, last, most)
+  local found = call('ZRANGEBYSCORE', S .. index, '(' .. int(cursor), '+inf', 'WITHSCORES', 'LIMIT', 0, most)
+  local members = {}
+  for i = 1, #found, 2 do members[#members + 1] = found[i] end
+  if #members < most then return members, last, false end
+  return members, tonumber(found[#found]), true
+end
+
+if q.most_records > 0 then
+  local members, more
+  members, out.cursor, more = after('index', q.cursor, version, q.most_records)
+  out.more = more or nil
+  local records = list_of(fixes, {})
+  records = list_of(members, records)
+  if #records > 0 then out.records = records end
+
+  if q.beat_cursor > beat_seq then q.beat_cursor = 0 end
+  members, out.beat_cursor, more = after('beat-index', q.beat_cursor, beat_seq, q.most_beats)
+  out.more_beats = more or nil
+  local heard = {}
+  for _, m in ipairs(members) do
+    local ns, addr = string.match(m, '^(%S+) (.+)$')
+    local at = heard_at(ns, addr)
+    if at then
+      heard[#heard + 1] = m
+      heard[#heard + 1] = math.max(0, now - at)
+    end
+  end
+  if #heard > 0 then out.beats = heard end
+
+  if q.total_cursor > total_seq then q.total_cursor = 0 end
+  members, out.total_cursor, more = after('total-index', q.total_cursor, total_seq, q.most_beats)
+  out.more_totals = more or nil
+  if #members > 0 then
+    local sums = call('HMGET', S .. 'totals', unpack(members))
+    local totals = {}
+    for i, m in ipairs(members) do
+      totals[#totals + 1] = m
+      totals[#totals + 1] = tonumber(sums[i] or '0')
+    end
+    out.totals = totals
+  end
+end
+if #wrong > 0 then out.wrong = wrong end
+return cjson.encode(out)

@@ -1,0 +1,721 @@
+//! A node's part in the registry that many share: what comes next, and what came back.
+//!
+//! [`Node::step`] moves it on, a slice at a time: it takes the zone's lock for a few microseconds,
+//! and says when a [`Job`] is to be done by the thread. What must not be forgotten when this process
+//! dies is in the zone ([`Shared`](crate::shm::Shared)); what is here is made anew.
+//!
+//! ```text
+//!   Rest ── due ──► Round ──► Asked ──► Taking ──► Rest
+//!                                │         └── whole snapshot read ──► Settling ──► Rest
+//!                                ├── another run, or behind ──► Marking ──► Rest
+//!                                └── wiped ──► Wiping ──► Rest
+//! ```
+
+use std::collections::{HashSet, VecDeque};
+use std::mem::replace;
+use std::time::{Duration, Instant};
+
+use super::courier::{Job, Outcome, Report};
+use super::exchange::{Answer, Count, Done, Identity, Item, Request};
+use crate::registry::{
+    Copied, Events, Network, Now, Registry, Round, Rules, SpaceName, Ticket, Unseen, Wipe,
+};
+use crate::shm::{Shared, Zone, random_u64};
+
+/// Milliseconds between the beginnings of two exchanges: what comes in between goes together.
+const GAP: u64 = 20;
+/// News in one exchange, and servers that are looked at under one hold of the lock.
+const SLICE: u32 = 128;
+/// Counts in one exchange.
+const COUNTS: usize = 500;
+/// Records in one answer.
+const RECORDS: u32 = 250;
+/// Signs of life, and counts, in one answer.
+const BEATS: u32 = 1000;
+/// What one step may take, checked after each slice.
+const TURN: Duration = Duration::from_micros(250);
+/// Milliseconds to the next try after a failure: the first time, and at most.
+const BACKOFF: (u64, u64) = (50, 3000);
+/// Milliseconds between two lines that say for different reasons that Redis can't be used.
+const AGAIN: u64 = 30_000;
+/// Milliseconds after which servers that had no room are looked for again.
+const RETRY: u64 = 60_000;
+/// Addresses that are remembered as not allowed.
+const REMEMBERED: usize = 1000;
+
+/// What the configuration says.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Of the keys; with a cluster in braces.
+    pub prefix: String,
+    /// The node's name.
+    pub name: String,
+    /// `redis_interval`, in milliseconds.
+    pub interval: u64,
+    /// `redis_timeout`, in milliseconds.
+    pub timeout: u64,
+    /// `redis_tombstone_ttl`, in milliseconds.
+    pub tombstone_ttl: u64,
+    /// Namespaces of the configuration.
+    pub spaces: Vec<String>,
+    /// Where Redis is, for the log.
+    pub redis: String,
+}
+
+/// How important a line is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// The operator has to do something.
+    Error,
+    /// Something is odd.
+    Warn,
+    /// To know what happened.
+    Notice,
+}
+
+/// What [`Node::step`] wants.
+#[derive(Debug)]
+pub enum Next {
+    /// The thread is to do this.
+    Send(Job),
+    /// Another step, in another turn of the event loop.
+    Again,
+    /// A step in so many milliseconds, or when something is heard or done.
+    Wait(u64),
+}
+
+enum Phase {
+    Rest,
+    Round(Round),
+    /// The thread has a job, since so long by the monotonic clock.
+    Asked(u64),
+    Taking {
+        done: Box<Done>,
+        /// When it was asked.
+        asked: u64,
+        part: usize,
+        at: usize,
+    },
+    Marking {
+        next: u32,
+        others: u32,
+        epoch: Identity,
+        run: Identity,
+        unseen: u32,
+    },
+    Settling(u32),
+    Wiping(Wipe, Identity),
+}
+
+/// See the file's head.
+pub struct Node {
+    settings: Settings,
+    allow: Vec<Network>,
+    id: String,
+    phase: Phase,
+    /// Something is said to be new.
+    hinted: bool,
+    /// There was more to be read.
+    more: bool,
+    /// Monotonic times in milliseconds.
+    last_start: u64,
+    next_poll: u64,
+    next_round: u64,
+    next_scan: u64,
+    next_try: u64,
+    failures: u32,
+    backoff: u64,
+    /// When the log last said that Redis can't be used, and why.
+    complained: (u64, String),
+    lease: bool,
+    /// All counts are to be told.
+    reset: bool,
+    /// Nodes have come or gone since the last round.
+    at_once: bool,
+    /// Redis' clock less the monotonic one.
+    offset: Option<i64>,
+    tickets: Vec<Ticket>,
+    counts: VecDeque<(String, u32)>,
+    copies: Vec<Copied>,
+    means: Vec<(Copied, u32)>,
+    /// Servers without room since the last snapshot, and when they are looked for again.
+    without_room: u64,
+    look_again: u64,
+    refused: HashSet<String>,
+    lines: Vec<(Level, String)>,
+    /// What happened to servers.
+    pub events: Events,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({})", self.id)
+    }
+}
+
+impl Node {
+    /// A node that goes on where another process, or nobody, has stopped. `instance`: that of its
+    /// zone.
+    pub fn new(settings: Settings, allow: Vec<Network>, instance: u64) -> Self {
+        let id = format!("{}:{instance:016x}", settings.name);
+        Self {
+            settings,
+            allow,
+            id,
+            phase: Phase::Rest,
+            hinted: false,
+            more: false,
+            last_start: 0,
+            next_poll: 0,
+            next_round: 0,
+            next_scan: 0,
+            next_try: 0,
+            failures: 0,
+            backoff: 0,
+            complained: (0, String::new()),
+            lease: false,
+            reset: true,
+            at_once: true,
+            offset: None,
+            tickets: Vec::new(),
+            counts: VecDeque::new(),
+            copies: Vec::with_capacity(SLICE as usize),
+            means: Vec::with_capacity(SLICE as usize),
+            without_room: 0,
+            look_again: 0,
+            refused: HashSet::new(),
+            lines: Vec::new(),
+            events: Events::with_capacity(SLICE as usize),
+        }
+    }
+
+    /// Something is said to be new in Redis.
+    pub fn hint(&mut self) {
+        self.hinted = true;
+    }
+
+    /// A message of another node's on the channel, or one that says that some may have been missed.
+    pub fn is_hint(&self, payload: &[u8]) -> bool {
+        payload != self.id.as_bytes()
+    }
+
+    /// Its name and incarnation.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Lines for the log.
+    pub fn lines(&mut self) -> impl Iterator<Item = (Level, String)> + '_ {
+        self.lines.drain(..)
+    }
+
+    fn say(&mut self, level: Level, line: String) {
+        self.lines.push((level, line));
+    }
+
+    /// A slice of what is to be done next. The zone must not be retired.
+    pub fn step(&mut self, zone: &Zone, rules: &Rules, now: Now) -> Next {
+        match replace(&mut self.phase, Phase::Rest) {
+            Phase::Rest => self.rest(zone, now),
+            Phase::Round(round) => self.round(round, zone, now),
+            Phase::Asked(since) => {
+                self.phase = Phase::Asked(since);
+                Next::Wait(self.settings.interval)
+            }
+            Phase::Taking { done, asked, part, at } => {
+                self.take(done, asked, part, at, zone, rules, now)
+            }
+            Phase::Marking { next, others, epoch, run, unseen } => {
+                self.mark(next, others, epoch, run, unseen, zone)
+            }
+            Phase::Settling(next) => self.settle(next, zone, now),
+            Phase::Wiping(wipe, epoch) => self.wipe(wipe, epoch, zone, now),
+        }
+    }
+
+    fn rest(&mut self, zone: &Zone, now: Now) -> Next {
+        if now.mono < self.next_try {
+            return Next::Wait(self.next_try - now.mono);
+        }
+        let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
+        registry.forget_old_departed(now);
+        let queued = registry.queued();
+        if self.look_again > 0 && now.mono >= self.look_again {
+            (self.look_again, self.without_room) = (0, 0);
+            registry.shared().run = 0;
+        }
+        let shared = *registry.shared();
+        drop(registry);
+        let poll = now.mono >= self.next_poll;
+        let due = queued > 0 || self.hinted || self.more || poll || !self.counts.is_empty();
+        if !due {
+            if self.lease && now.mono >= self.next_scan && shared.run != 0 {
+                self.phase = Phase::Asked(now.mono);
+                let template = Box::new(self.request(&shared));
+                let spaces = self.settings.spaces.clone();
+                return Next::Send(Job::Scan { template, spaces });
+            }
+            let next = if self.lease { self.next_poll.min(self.next_scan) } else { self.next_poll };
+            return Next::Wait(next.saturating_sub(now.mono).max(1));
+        }
+        let since = now.mono.saturating_sub(self.last_start);
+        if since < GAP && !self.more {
+            return Next::Wait(GAP - since);
+        }
+        self.last_start = now.mono;
+        if now.mono >= self.next_round && self.counts.is_empty() {
+            self.next_round = now.mono + self.settings.interval;
+            let (at_once, all) = (replace(&mut self.at_once, false), self.reset);
+            let round = Round::new(at_once, all);
+            return self.round(round, zone, now);
+        }
+        self.ask(zone, now)
+    }
+
+    /// Takes the means of some servers.
+    fn round(&mut self, mut round: Round, zone: &Zone, now: Now) -> Next {
+        let began = Instant::now();
+        while !round.done && began.elapsed() < TURN {
+            let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
+            registry.take_means(&mut round, SLICE, now, &mut self.means);
+            drop(registry);
+            let counts = self.means.drain(..).map(|(copied, mean)| (member(&copied), mean));
+            self.counts.extend(counts);
+        }
+        if round.done {
+            return self.ask(zone, now);
+        }
+        self.phase = Phase::Round(round);
+        Next::Again
+    }
+
+    /// What every request says.
+    fn request(&self, shared: &Shared) -> Request {
+        Request {
+            prefix: self.settings.prefix.clone(),
+            epoch: Identity(shared.epoch),
+            run: Identity(shared.run),
+            new_epoch: Identity(random_u64().max(1)),
+            new_run: Identity(random_u64().max(1)),
+            cursor: shared.cursor,
+            beat_cursor: shared.beat_cursor,
+            total_cursor: shared.total_cursor,
+            snapshot: shared.unseen != 0,
+            node_ttl: self.settings.interval * 2,
+            tombstone_ttl: self.settings.tombstone_ttl,
+            ..Request::default()
+        }
+    }
+
+    /// The last request of a node that goes: all that fits into one.
+    pub fn farewell(&mut self, zone: &Zone, now: Now) -> Option<Job> {
+        match self.ask(zone, now) {
+            Next::Send(Job::Exchange(mut request)) => {
+                (request.leaving, request.reset, request.most_records) = (true, false, 0);
+                Some(Job::Exchange(request))
+            }
+            _ => None,
+        }
+    }
+
+    fn ask(&mut self, zone: &Zone, now: Now) -> Next {
+        let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
+        let shared = *registry.shared();
+        let queued = registry.queued();
+        registry.copy_queued(SLICE as usize, &mut self.copies);
+        drop(registry);
+
+        let mut request = self.request(&shared);
+        request.node = Some(self.id.clone());
+        request.spaces.clone_from(&self.settings.spaces);
+        if let Some(offset) = self.offset {
+            let here = now.mono.saturating_add_signed(offset);
+            request.deadline = Some(here + self.settings.timeout + 500);
+        }
+        self.tickets.clear();
+        for copied in self.copies.drain(..) {
+            let news = copied.news(now);
+            self.tickets.push(news.ticket);
+            request.news.push(Item::of(&news));
+        }
+        request.reset = self.reset;
+        for _ in 0..COUNTS.min(self.counts.len()) {
+            let Some((member, mean)) = self.counts.pop_front() else { break };
+            request.counts.extend([Count::Server(member), Count::Mean(mean)]);
+        }
+        // All that was removed here is told before anything is read: nothing of it comes back.
+        let all_told = queued <= SLICE as usize;
+        request.most_records = if all_told { RECORDS } else { 0 };
+        request.most_beats = BEATS;
+        self.more = !all_told;
+        self.hinted = false;
+        self.next_poll = now.mono + self.settings.interval / 2;
+        self.phase = Phase::Asked(now.mono);
+        Next::Send(Job::Exchange(Box::new(request)))
+    }
+
+    /// The thread has no way to do the job: as if Redis were away.
+    pub fn refused(&mut self, why: &str, zone: &Zone, now: Now) {
+        self.phase = Phase::Rest;
+        self.failed(why.to_owned(), zone, now);
+    }
+
+    /// Takes what came of a job.
+    pub fn reported(&mut self, report: Report, zone: &Zone, now: Now) {
+        let Phase::Asked(asked) = replace(&mut self.phase, Phase::Rest) else { return };
+        for warning in report.warnings {
+            self.say(Level::Warn, warning);
+        }
+        match report.outcome {
+            Err(why) => self.failed(why, zone, now),
+            Ok(Outcome::Scanned(done)) => {
+                self.next_scan =
+                    if done { now.mono + self.settings.interval / 2 } else { now.mono };
+            }
+            Ok(Outcome::Exchanged(answer)) => {
+                self.succeeded(zone, now);
+                self.answered(answer, asked, zone, now);
+            }
+        }
+    }
+
+    fn failed(&mut self, why: String, zone: &Zone, now: Now) {
+        // What was told of counts may have come there or not.
+        self.reset = true;
+        self.counts.clear();
+        self.next_round = 0;
+        self.lease = false;
+        self.failures += 1;
+        let (first, most) = BACKOFF;
+        self.backoff = (self.backoff * 2).clamp(first, most);
+        // From half of it to one and a half: nodes that lost it together do not come together.
+        let jitter = random_u64() % (self.backoff + 1);
+        self.next_try = now.mono + self.backoff / 2 + jitter;
+        // A connection may end for no reason: the second failure in a row is worth a line.
+        if self.failures < 2 {
+            return;
+        }
+        let Ok(mut registry) = Registry::lock(zone) else { return };
+        let shared = registry.shared();
+        shared.connected = 0;
+        let said = shared.lost_since != 0;
+        if !said {
+            shared.lost_since = now.mono.max(1);
+        }
+        drop(registry);
+        let (when, before) = &self.complained;
+        let other = *before != why && now.mono.saturating_sub(*when) >= AGAIN && *when > 0;
+        if !said || other {
+            let redis = &self.settings.redis;
+            let line = format!(
+                "Redis {redis} can't be used: {why}; requests go on, changes are kept until it can"
+            );
+            self.say(Level::Error, line);
+            self.complained = (now.mono, why);
+        }
+    }
+
+    fn succeeded(&mut self, zone: &Zone, now: Now) {
+        (self.failures, self.backoff, self.next_try) = (0, 0, 0);
+        let Ok(mut registry) = Registry::lock(zone) else { return };
+        let shared = registry.shared();
+        shared.connected = 1;
+        let (lost, known) = (replace(&mut shared.lost_since, 0), replace(&mut shared.known, 1));
+        drop(registry);
+        let redis = &self.settings.redis;
+        if lost > 0 && known != 0 {
+            let ms = now.mono.saturating_sub(lost);
+            let line =
+                format!("Redis {redis} is used again after {}.{} s", ms / 1000, ms % 1000 / 100);
+            self.say(Level::Notice, line);
+        } else if known == 0 {
+            self.say(Level::Notice, format!("Redis {redis} is used"));
+        }
+    }
+
+    fn answered(&mut self, answer: Answer, asked: u64, zone: &Zone, now: Now) {
+        match answer {
+            Answer::Done(done) => {
+                self.offset = Some(done.now as i64 - now.mono as i64);
+                self.phase = Phase::Taking { done, asked, part: 0, at: 0 };
+            }
+            Answer::Late(clock) => {
+                self.offset = Some(clock as i64 - now.mono as i64);
+                self.more = true;
+                self.told_in_vain();
+            }
+            Answer::Run { epoch, run, lost } => {
+                if lost {
+                    let line = "Redis has lost data: the servers that are known here are written \
+                                again";
+                    self.say(Level::Warn, line.to_owned());
+                }
+                self.told_in_vain();
+                self.phase = Phase::Marking { next: 0, others: 0, epoch, run, unseen: TELL };
+            }
+            Answer::Behind => {
+                let line = "this node was away from Redis for longer than removals are remembered \
+                            (redis_tombstone_ttl): what Redis has counts";
+                self.say(Level::Warn, line.to_owned());
+                self.told_in_vain();
+                let Ok(mut registry) = Registry::lock(zone) else { return };
+                let (epoch, run) = (registry.shared().epoch, registry.shared().run);
+                let (epoch, run) = (Identity(epoch), Identity(run));
+                self.phase = Phase::Marking { next: 0, others: 0, epoch, run, unseen: DROP };
+            }
+            Answer::Wiped(epoch, age) => {
+                self.told_in_vain();
+                self.phase = Phase::Wiping(Wipe::new(age), epoch);
+            }
+            Answer::Foreign(epoch) => {
+                let line = "the data in Redis are others than before, and do not say that they \
+                            replace these: both are kept";
+                self.say(Level::Warn, line.to_owned());
+                self.told_in_vain();
+                let Ok(mut registry) = Registry::lock(zone) else { return };
+                let shared = registry.shared();
+                (shared.epoch, shared.run) = (epoch.0, 0);
+                self.more = true;
+            }
+        }
+    }
+
+    /// Nothing of what was told has been taken.
+    fn told_in_vain(&mut self) {
+        self.reset = true;
+        self.counts.clear();
+        self.next_round = 0;
+    }
+
+    /// Takes in a slice of what an exchange brought.
+    #[expect(clippy::too_many_arguments, reason = "the fields of the phase, and the zone")]
+    fn take(
+        &mut self,
+        done: Box<Done>,
+        asked: u64,
+        mut part: usize,
+        mut at: usize,
+        zone: &Zone,
+        rules: &Rules,
+        now: Now,
+    ) -> Next {
+        let began = Instant::now();
+        while part < PARTS && began.elapsed() < TURN && self.events.len() < SLICE as usize {
+            let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
+            if registry.is_retired() {
+                return Next::Wait(1000);
+            }
+            let len = self.take_part(&mut registry, &done, part, &mut at, rules, now);
+            if at >= len {
+                (part, at) = (part + 1, 0);
+            }
+        }
+        if part < PARTS {
+            self.phase = Phase::Taking { done, asked, part, at };
+            return Next::Again;
+        }
+        self.taken(&done, asked, zone, now)
+    }
+
+    /// Takes some of one kind; returns how many of it there are.
+    fn take_part(
+        &mut self,
+        registry: &mut Registry<'_>,
+        done: &Done,
+        part: usize,
+        at: &mut usize,
+        rules: &Rules,
+        now: Now,
+    ) -> usize {
+        // One that has to be put into its place in the order of heartbeats costs more.
+        let most = if part == 0 { SLICE as usize } else { 32 };
+        let end = |len: usize, at: usize| len.min(at + most);
+        match part {
+            0 => {
+                let end = end(self.tickets.len().min(done.results.len()), *at);
+                for i in *at..end {
+                    let (outcome, version) = done.results[i];
+                    registry.told(self.tickets[i], outcome, version, now, &mut self.events);
+                }
+                *at = end;
+                self.tickets.len().min(done.results.len())
+            }
+            1 => {
+                let end = end(done.records.len(), *at);
+                for record in &done.records[*at..end] {
+                    if !Network::admit(&self.allow, &record.address) {
+                        self.refuse(&record.address.to_string());
+                        continue;
+                    }
+                    match registry.take_record(record, rules, now, &mut self.events) {
+                        Ok(Some(age)) if registry.shared().unseen == 0 => {
+                            registry.shared().lag = age;
+                        }
+                        Ok(_) => {}
+                        Err(e) => {
+                            if self.without_room == 0 {
+                                let line = format!("not all servers in Redis have room here: {e}");
+                                self.lines.push((Level::Error, line));
+                            }
+                            self.without_room += 1;
+                            self.look_again = now.mono + RETRY;
+                        }
+                    }
+                }
+                *at = end;
+                done.records.len()
+            }
+            2 => {
+                let end = end(done.beats.len(), *at);
+                for (space, address, age) in &done.beats[*at..end] {
+                    if let Some(space) = SpaceName::new(space.as_bytes()) {
+                        let address = address.as_bytes();
+                        registry.take_beat(space, address, *age, rules, now, &mut self.events);
+                    }
+                }
+                *at = end;
+                done.beats.len()
+            }
+            _ => {
+                let end = end(done.totals.len(), *at);
+                for (space, address, total) in &done.totals[*at..end] {
+                    if let Some(space) = SpaceName::new(space.as_bytes()) {
+                        registry.take_total(space, address.as_bytes(), *total);
+                    }
+                }
+                *at = end;
+                done.totals.len()
+            }
+        }
+    }
+
+    fn refuse(&mut self, address: &str) {
+        if self.refused.len() < REMEMBERED && self.refused.insert(address.to_owned()) {
+            let line =
+                format!("server {address} in Redis is not in allow_servers and left out here");
+            self.lines.push((Level::Notice, line));
+        }
+    }
+
+    /// All that an exchange brought has been taken in.
+    fn taken(&mut self, done: &Done, asked: u64, zone: &Zone, now: Now) -> Next {
+        let read = !self.more;
+        self.reset = done.unknown;
+        if done.unknown {
+            self.next_round = 0;
+        }
+        if self.lease != done.lease {
+            self.lease = done.lease;
+            self.next_scan = now.mono;
+        }
+        let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
+        let shared = registry.shared();
+        if shared.nodes != done.nodes.max(1) {
+            shared.nodes = done.nodes.max(1);
+            self.at_once = true;
+        }
+        if read {
+            self.more = done.more;
+            (shared.cursor, shared.beat_cursor, shared.total_cursor) = done.cursors;
+        }
+        let complete = read && !done.more;
+        let unseen = shared.unseen != 0;
+        if complete {
+            shared.synced_wall = now.wall;
+            // After a time without Redis everybody has a whole TTL to be heard of again.
+            let gap = asked.saturating_sub(shared.heard_until);
+            if gap > self.settings.interval * 2 + self.settings.timeout {
+                shared.resumed = now.mono;
+            }
+            shared.heard_until = shared.heard_until.max(asked);
+        }
+        drop(registry);
+        if complete && unseen {
+            self.phase = Phase::Settling(0);
+            return Next::Again;
+        }
+        if self.more { Next::Again } else { self.rest(zone, now) }
+    }
+
+    /// Begins to read everything: a slice of the servers is marked as not found yet.
+    fn mark(
+        &mut self,
+        mut next: u32,
+        mut others: u32,
+        epoch: Identity,
+        run: Identity,
+        unseen: u32,
+        zone: &Zone,
+    ) -> Next {
+        let began = Instant::now();
+        let mut through = false;
+        while !through && began.elapsed() < TURN {
+            let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
+            let marked = registry.mark_unseen(&mut next, SLICE, unseen == TELL);
+            through = registry.forget_others(&mut others, SLICE) && marked;
+            if through {
+                let shared = registry.shared();
+                (shared.cursor, shared.beat_cursor, shared.total_cursor) = (0, 0, 0);
+                (shared.epoch, shared.run, shared.unseen) = (epoch.0, run.0, unseen);
+            }
+        }
+        if !through {
+            self.phase = Phase::Marking { next, others, epoch, run, unseen };
+        }
+        self.more = true;
+        Next::Again
+    }
+
+    /// Everything has been read: what was not in it is told, or goes.
+    fn settle(&mut self, mut next: u32, zone: &Zone, now: Now) -> Next {
+        let began = Instant::now();
+        let mut through = false;
+        while !through && began.elapsed() < TURN && self.events.len() < SLICE as usize {
+            let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
+            let unseen = match registry.shared().unseen {
+                DROP => Unseen::Drop(self.settings.tombstone_ttl),
+                _ => Unseen::Tell,
+            };
+            through = registry.settle_unseen(&mut next, SLICE, unseen, now, &mut self.events);
+            if through {
+                let shared = registry.shared();
+                (shared.unseen, shared.resumed) = (0, now.mono);
+            }
+        }
+        if !through {
+            self.phase = Phase::Settling(next);
+        }
+        Next::Again
+    }
+
+    fn wipe(&mut self, mut wipe: Wipe, epoch: Identity, zone: &Zone, now: Now) -> Next {
+        let began = Instant::now();
+        while !wipe.done && began.elapsed() < TURN {
+            let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
+            registry.wipe(&mut wipe, SLICE, now);
+            if wipe.done {
+                let shared = registry.shared();
+                (shared.epoch, shared.run) = (epoch.0, 0);
+            }
+        }
+        if !wipe.done {
+            self.phase = Phase::Wiping(wipe, epoch);
+            return Next::Again;
+        }
+        let n = wipe.forgotten;
+        self.say(Level::Notice, format!("Redis was emptied on purpose: {n} servers forgotten"));
+        self.more = true;
+        Next::Again
+    }
+}
+
+/// Values of [`Shared::unseen`]: what is not in the snapshot that is being read is told.
+const TELL: u32 = 1;
+/// It is forgotten.
+const DROP: u32 = 2;
+/// Kinds of what an exchange brings.
+const PARTS: usize = 4;
+
+fn member(copied: &Copied) -> String {
+    format!("{} {}", copied.namespace(), copied.name())
+}
