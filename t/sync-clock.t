@@ -78,7 +78,7 @@ for my $offset (3600, -3600) {
             ok(wait_until(sub { !server($_, '127.0.0.9:4') }), 'what was removed is gone') for @nodes;
             for my $node (@nodes) {
                 becomes($node, '127.0.0.9:2', { weight => 8 }, "the later weight counts, where the clock is $who");
-                becomes($node, '127.0.0.9:3', { enabled => 0 }, 'so does the later switch');
+                becomes($node, '127.0.0.9:3', { enabled => 'false' }, 'so does the later switch');
                 becomes($node, '127.0.0.9:6', { weight => 8 }, 'and the later add');
             }
             ok(same(\@nodes, 'default'), 'they are equal');
@@ -167,9 +167,9 @@ for my $offset (-3600, 3600) {
             change($one, weight => $addr, weight => $weight);
             becomes($two, $addr, { weight => $weight }, 'a change of a server that is older than that');
             disable($two, $addr);
-            becomes($one, $addr, { enabled => 0 }, 'by either');
+            becomes($one, $addr, { enabled => 'false' }, 'by either');
             enable($two, $addr);
-            becomes($one, $addr, { enabled => 1 }, 'and back');
+            becomes($one, $addr, { enabled => 'true' }, 'and back');
             change($one, remove => $addr);
             becomes($two, $addr, undef, 'it can be removed');
             sleep 2 * $INTERVAL;

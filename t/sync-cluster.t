@@ -24,7 +24,8 @@ my ($one, $two) = my @nodes = (
 
 subtest 'two nodes and a cluster' => sub {
     ok(connected($_), 'connected') or diag($_->error_log) for @nodes;
-    change($one, add => $backend, max_conns => 0);
+    change($one, add => $backend, max_conns => 0, ns => $_) for qw(default other);
+    becomes($two, $backend, {}, 'a server to serve requests', ns => 'other');
     change($two, add => '127.0.0.9:1', weight => 2);
     change($two, add => '127.0.0.9:2', ns => 'fresh');
     agree(\@nodes, [ $backend->address, '127.0.0.9:1 2 1000 true up' ], 'servers on both');
@@ -33,7 +34,7 @@ subtest 'two nodes and a cluster' => sub {
     redis_agrees($owner, \@nodes, 'there as well', prefix => $PREFIX, ns => 'fresh');
     is(scalar(map { @{ $_->cli(KEYS => '*') } } @others), 0, 'all keys are where the prefix belongs');
     is(scalar(grep { !/^\Q$PREFIX\E:/ } @{ $owner->cli(KEYS => '*') }), 0, 'and begin with it');
-    is(answers($two, 1), 'web', 'requests are served');
+    is(answers($two, 1, '/other/'), 'web', 'requests are served');
     my $since = time;
     disable($one, '127.0.0.9:1');
     becomes($two, '127.0.0.9:1', { state => 'down' }, 'a change');
@@ -87,7 +88,7 @@ subtest 'the master that has it dies, and comes back empty' => sub {
     ok(disconnected($_, 10 * time_scale()), 'it is away') for @nodes;
     change($one, remove => '127.0.0.9:4');
     change($two, add => '127.0.0.9:5');
-    is(answers($_, 1), 'web', 'requests are served') for @nodes;
+    is(answers($_, 1, '/other/'), 'web', 'requests are served') for @nodes;
     $owner->start;
     agree(\@nodes, [ $backend->address, '127.0.0.9:3 9 1000 true up', '127.0.0.9:5' ], 'it is filled', timeout => 15 * time_scale());
     redis_agrees($owner, \@nodes, 'with all', prefix => $PREFIX, timeout => 10 * time_scale());

@@ -19,8 +19,9 @@ subtest 'Sentinel makes a replica the master' => sub {
     my $sentinel = RegistryTest->sentinel(master => $master, replicas => [$replica], password => 'for-sentinel');
     my @nodes = map { node(redis => $sentinel->url) } 1, 2;
     connected($_) or diag($nodes[0]->error_log) for @nodes;
-    change($nodes[0], add => $backend, max_conns => 0);
+    change($nodes[0], add => $backend, max_conns => 0, ns => $_) for qw(default other);
     change($nodes[0], add => "127.0.0.9:$_") for 1 .. 3;
+    becomes($nodes[1], $backend, {}, 'a server to serve requests', ns => 'other');
     my @servers = ($backend->address, map { "127.0.0.9:$_" } 1 .. 3);
     agree(\@nodes, \@servers, 'servers on both, by way of the master that Sentinel names');
     is(scalar(keys %{ $master->registry }), 4, 'which has them');
@@ -29,7 +30,7 @@ subtest 'Sentinel makes a replica the master' => sub {
     ok(pushed($_), 'everywhere') for @nodes;
     $replica->in_step;
 
-    my @loads = map { load_start(url => $_->url('/'), conns => 2, pause => 0.01) } @nodes;
+    my @loads = map { load_start(url => $_->url('/other/'), conns => 2, pause => 0.01) } @nodes;
     my $since = time;
     $master->stop('KILL');
     ok(disconnected($nodes[0]), 'killed, it is away');

@@ -20,15 +20,15 @@ sub fresh {
     my $proxy = RegistryTest->proxy($redis->address);
     my @nodes = map { node(redis => $redis->url(port => $_->port), settings => { redis_timeout => ms($TIMEOUT) }) } $proxy, $redis;
     connected($_) or die "no sync\n" for @nodes;
-    change($nodes[0], add => $backend, max_conns => 0);
-    becomes($nodes[1], $backend, {}, 'a server on both');
+    change($nodes[0], add => $backend, max_conns => 0, ns => $_) for qw(default other);
+    becomes($nodes[1], $backend, {}, 'a server on both', ns => $_) for qw(default other);
     return ($proxy, @nodes);
 }
 
 # Changes on both nodes, and requests, for some seconds; then all is well. healed: what ends the fault.
 sub through_it {
     my ($seconds, $healed, @nodes) = @_;
-    my @loads = map { load_start(url => $_->url('/'), conns => 2, pause => 0.005) } @nodes;
+    my @loads = map { load_start(url => $_->url('/other/'), conns => 2, pause => 0.005) } @nodes;
     my ($until, $slowest, $count, %known) = (time + $seconds * time_scale(), 0, 0, $backend->address => 1);
     while (time < $until) {
         my $node = $nodes[ $count % 2 ];

@@ -61,6 +61,7 @@ for my $ns (qw(default other)) {
         ok(JSON::PP::is_bool($meta->{enabled}) && !$meta->{enabled}, 'disabled: enabled is false');
         ok($meta->{disabled_at} && abs($meta->{disabled_at} - time) < 3, 'and disabled_at the time');
         is(text($meta->{disabled_reason}), text(server($one, $addr, $ns)->{disabled_reason}), 'the reason is that of status');
+        becomes($two, $addr, { enabled => 'false' }, 'which the other knows', ns => $ns);
         change($two, toggle => $addr, ns => $ns, action => 'enable');
         $meta = in_redis($ns, $addr, sub { $_[0]{meta}{enabled} })->{meta};
         is_deeply([ @$meta{qw(disabled_at disabled_reason)} ], [ undef, undef ], 'enabled on the other: neither is there');
@@ -103,10 +104,10 @@ for my $ns (qw(default other)) {
         $redis->change($ns, $backend->address, weight => 4, max_conns => 0);
         becomes($_, $backend->address, { weight => 4, max_conns => 0 }, 'its weight and its limit', ns => $ns) for @nodes;
         $redis->change($ns, $backend->address, enabled => JSON::PP::false());
-        becomes($_, $backend->address, { enabled => 0, state => 'down' }, 'disabled', ns => $ns) for @nodes;
+        becomes($_, $backend->address, { enabled => 'false', state => 'down' }, 'disabled', ns => $ns) for @nodes;
         is(answers($two, 1, $path), 502, 'it serves no requests');
         $redis->change($ns, $backend->address, enabled => JSON::PP::true());
-        becomes($_, $backend->address, { enabled => 1, state => 'up' }, 'enabled', ns => $ns) for @nodes;
+        becomes($_, $backend->address, { enabled => 'true', state => 'up' }, 'enabled', ns => $ns) for @nodes;
         is(answers($two, 1, $path), 'web', 'it does');
 
         change($one, weight => $backend, ns => $ns, weight => 6);
@@ -125,7 +126,7 @@ for my $ns (qw(default other)) {
 
 subtest 'with less than all that may be said of it' => sub {
     $redis->cli(HSET => 'upstream:servers:meta', '127.0.0.9:81', '{"host":"127.0.0.9","port":81}');
-    becomes($_, '127.0.0.9:81', { weight => 1, max_conns => 1000, enabled => 1, state => 'up' }, 'HSET alone registers, as add does') for @nodes;
+    becomes($_, '127.0.0.9:81', { weight => 1, max_conns => 1000, enabled => 'true', state => 'up' }, 'HSET alone registers, as add does') for @nodes;
     ok(in_redis('default', '127.0.0.9:81', sub { defined $_[0]{score} })->{score} == 0, 'and is put into the ZSET');
     $redis->register('default', '[2001:db8::1]:80', weight => 2);
     becomes($_, '[2001:db8::1]:80', { host => '2001:db8::1', weight => 2 }, 'IPv6') for @nodes;

@@ -19,8 +19,8 @@ sub fresh {
     my ($redis, %opt) = @_;
     my @nodes = map { node(redis => $redis, settings => { redis_timeout => ms($TIMEOUT) }, %opt) } 1, 2;
     connected($_) or die "no sync\n" for @nodes;
-    change($nodes[0], add => $backend, max_conns => 0);
-    becomes($nodes[1], $backend, {}, 'a server on both');
+    change($nodes[0], add => $backend, max_conns => 0, ns => $_) for qw(default other);
+    becomes($nodes[1], $backend, {}, 'a server on both', ns => $_) for qw(default other);
     return @nodes;
 }
 
@@ -31,7 +31,7 @@ sub meanwhile {
     my @added;
     for my $node (@nodes) {
         my $since = time;
-        is($node->get('/')->{status}, 200, "$what: requests are served");
+        is($node->get('/other/')->{status}, 200, "$what: requests are served");
         push @added, '127.0.0.9:' . ++$port;
         change($node, add => $added[-1]);
         change($node, weight => $added[-1], weight => 7);

@@ -49,12 +49,12 @@ subtest 'heartbeats to one node are heartbeats to all' => sub {
     ok(wait_until(sub { state_of($one, $addr) eq 'expired' && state_of($two, $addr) eq 'expired' }), 'silent, it expires on both');
     my $took = time - $since;
     ok($took > $TTL * 0.8 && $took < $TTL + $SLACK, 'in its time') or diag($took);
-    becomes($_, $addr, { enabled => 0, disabled_reason => 'heartbeat_timeout' }, 'and is disabled, by each') for $one, $two;
+    becomes($_, $addr, { enabled => 'false', disabled_reason => 'heartbeat_timeout' }, 'and is disabled, by each') for $one, $two;
     sleep 2 * $INTERVAL;
     my $meta = $redis->registry->{$addr}{meta};
     ok($meta->{enabled}, 'which is no change that others must make') or diag(explain($meta));
     change($two, refresh => $addr);
-    becomes($_, $addr, { state => 'up', enabled => 1 }, 'the next heartbeat brings it back on both') for $one, $two;
+    becomes($_, $addr, { state => 'up', enabled => 'true' }, 'the next heartbeat brings it back on both') for $one, $two;
     is_deeply([ map { scalar $_->grep_log(qr/server \Q$addr\E (?:disabled|enabled|removed|added)/) } $one, $two ], [ 1, 1 ],
         'the log has no change but that it was added');
     $_->log_is_clean for $one, $two;

@@ -25,8 +25,8 @@ sub fresh {
     my $redis = RegistryTest->redis;
     my ($node, $other) = map { node(redis => $redis, %$_) } \%opt, {};
     connected($_) or die "no sync\n" for $node, $other;
-    change($node, add => $backend, max_conns => 0);
-    becomes($other, $backend, {}, 'a server on both');
+    change($node, add => $backend, max_conns => 0, ns => $_) for qw(default other);
+    becomes($other, $backend, {}, 'a server on both', ns => $_) for qw(default other);
     return ($redis, $node, $other);
 }
 
@@ -98,7 +98,7 @@ subtest 'stopped in its tracks, it does not hold up the others' => sub {
     kill 'STOP', $pid;
     my $since = time;
     is($client->post('/upstream/add', body => 'ns=default&host=127.0.0.9&port=1')->{status}, 200, 'a change is taken');
-    is($client->get('/')->{status}, 200, 'a request served');
+    is($client->get('/other/')->{status}, 200, 'a request served');
     cmp_ok(time - $since, '<', $SLACK, 'at once');
     kill 'CONT', $pid;
     becomes($other, '127.0.0.9:1', {}, 'and pushed when it goes on');
@@ -107,7 +107,7 @@ subtest 'stopped in its tracks, it does not hold up the others' => sub {
 
 subtest 'reloads in the middle of traffic and changes' => sub {
     my ($redis, $node, $other) = fresh();
-    my $load = load_start(url => $node->url('/?delay=0.02'), conns => 4);
+    my $load = load_start(url => $node->url('/other/?delay=0.02'), conns => 4);
     my ($count, $pid) = (0, 0);
     for my $round (1 .. 4) {
         change($node, add => '127.0.0.9:' . ++$count) for 1 .. 10;
@@ -123,7 +123,7 @@ subtest 'reloads in the middle of traffic and changes' => sub {
     agree([ $node, $other ], [ $backend->address, map { "127.0.0.9:$_" } 1 .. $count ], 'no change is lost');
     redis_agrees($redis, [ $node, $other ], 'nor in Redis');
     is(sync($other)->{nodes}, 2, 'two nodes, and no more') or wait_until(sub { sync($other)->{nodes} == 2 });
-    ok(wait_until(sub { server($other, $backend)->{connections} == 0 }), 'no count is left');
+    ok(wait_until(sub { server($other, $backend, 'other')->{connections} == 0 }), 'no count is left');
     $_->log_is_clean for $node, $other;
 };
 

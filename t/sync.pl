@@ -68,21 +68,25 @@ sub server {
 }
 
 # The addresses that a node knows, in order, as text.
-sub known { my ($node, $ns) = @_; return join ' ', sort keys %{ eval { servers($node, $ns || 'default') } || {} } }
+sub known { my ($node, $ns) = @_; my $servers = eval { servers($node, $ns || 'default') }; return join ' ', sort keys %{ $servers || {} } }
 
-# Waits until a server is as said: field => value, and undef for fields that are null. {} is a server that is there,
+# Waits until a server is as said: field => value ('true', 'false', and undef for null). {} is a server that is there,
 # undef one that is not. One test.
 sub becomes {
     my ($node, $server, $expected, $name, %opt) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
+    $server = $server->address if ref $server;
     my $is;
     my $ok = wait_until(sub {
         $is = server($node, $server, $opt{ns});
         return !$is unless $expected;
         return $is && !grep { text($is->{$_}) ne text($expected->{$_}) } keys %$expected;
     }, $opt{timeout});
-    ok($ok, $name) or diag(explain($is), 'instead of ', explain($expected));
-    return $ok;
+    return ok($ok, $name) || diag("$server is ", described($is, $expected), ', not ', described($expected, $expected));
+}
+sub described {
+    my ($is, $fields) = @_;
+    return !$is ? 'unknown' : !%{ $fields || {} } ? 'known' : join ', ', map { "$_ " . text($is->{$_}) } sort keys %$fields;
 }
 sub text { my ($value) = @_; return !defined $value ? 'null' : ref $value ? ($value ? 'true' : 'false') : "$value" }
 
