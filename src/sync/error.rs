@@ -1,7 +1,9 @@
 //! What can go wrong between here and Redis, in one line each.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, ServerError};
@@ -208,8 +210,7 @@ impl LinkError {
             Ok(error) => return Self::of_server(&error),
             Err(error) => error,
         };
-        let cause = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<io::Error>());
-        match cause {
+        match cause(&error) {
             Some(why) => Self::of_io(why, to, after),
             None if error.kind() == ErrorKind::Parse => Self::Protocol { to: to.to_owned() },
             None => Self::Server(shown(&error.to_string())),
@@ -237,11 +238,21 @@ impl LinkError {
     }
 }
 
+/// The system's error in one of the redis crate's, which shares it by an Arc.
+fn cause(error: &RedisError) -> Option<&io::Error> {
+    let source = error.source()?;
+    match source.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+        Some(shared) => shared.downcast_ref(),
+        None => source.downcast_ref(),
+    }
+}
+
 /// What to do about an error of TLS, where that can be known.
 fn explained(error: &rustls::Error) -> String {
     use rustls::{CertificateError as C, Error as E};
     match error {
-        E::InvalidCertificate(C::UnknownIssuer) => {
+        // The signature is wrong when another CA has the same name, or had it before.
+        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
             "its certificate is from no trusted CA (see redis_trusted_certificate)".to_owned()
         }
         E::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {

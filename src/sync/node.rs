@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::courier::{Job, Outcome, Report};
 use super::exchange::{Answer, Count, Done, Identity, Item, Request};
+use crate::registry::AWAY_TOO_LONG;
 use crate::registry::{
     Copied, Events, Network, Now, Registry, Round, Rules, SpaceName, Ticket, Unseen, Wipe,
 };
@@ -226,7 +227,7 @@ impl Node {
                 self.take(done, asked, part, at, zone, rules, now)
             }
             Phase::Marking { next, others, epoch, run, unseen } => {
-                self.mark(next, others, epoch, run, unseen, zone)
+                self.mark(next, others, epoch, run, unseen, zone, now)
             }
             Phase::Settling(next) => self.settle(next, zone, now),
             Phase::Wiping(wipe, epoch) => self.wipe(wipe, epoch, zone, now),
@@ -444,14 +445,19 @@ impl Node {
                 self.more = true;
                 self.told_in_vain();
             }
-            Answer::Run { epoch, run, lost } => {
+            Answer::Run { epoch, run, lost, purged } => {
                 if lost {
                     let line = "Redis has lost data: the servers that are known here are written \
                                 again";
                     self.say(Level::Warn, line.to_owned());
                 }
                 self.told_in_vain();
-                self.phase = Phase::Marking { next: 0, others: 0, epoch, run, unseen: TELL };
+                let Ok(mut registry) = Registry::lock(zone) else { return };
+                // A start may have found that it was away for too long.
+                let away = !lost && purged && registry.shared().unseen == DROP;
+                let unseen = if away { DROP } else { TELL };
+                drop(registry);
+                self.phase = Phase::Marking { next: 0, others: 0, epoch, run, unseen };
             }
             Answer::Behind => {
                 let line = "this node was away from Redis for longer than removals are remembered \
@@ -637,7 +643,12 @@ impl Node {
         if self.more { Next::Again } else { self.rest(zone, now) }
     }
 
+    fn unseen(&self, unseen: u32) -> Unseen {
+        if unseen == DROP { Unseen::Drop(self.settings.tombstone_ttl) } else { Unseen::Tell }
+    }
+
     /// Begins to read everything: a slice of the servers is marked as not found yet.
+    #[expect(clippy::too_many_arguments, reason = "the fields of the phase, and the zone")]
     fn mark(
         &mut self,
         mut next: u32,
@@ -646,12 +657,14 @@ impl Node {
         run: Identity,
         unseen: u32,
         zone: &Zone,
+        now: Now,
     ) -> Next {
         let began = Instant::now();
         let mut through = false;
         while !through && began.elapsed() < TURN {
             let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
-            let marked = registry.mark_unseen(&mut next, SLICE, unseen == TELL);
+            let what = self.unseen(unseen);
+            let marked = registry.mark_unseen(&mut next, SLICE, what, now);
             through = registry.forget_others(&mut others, SLICE) && marked;
             if through {
                 let shared = registry.shared();
@@ -672,10 +685,7 @@ impl Node {
         let mut through = false;
         while !through && began.elapsed() < TURN && self.events.len() < SLICE as usize {
             let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
-            let unseen = match registry.shared().unseen {
-                DROP => Unseen::Drop(self.settings.tombstone_ttl),
-                _ => Unseen::Tell,
-            };
+            let unseen = self.unseen(registry.shared().unseen);
             through = registry.settle_unseen(&mut next, SLICE, unseen, now, &mut self.events);
             if through {
                 let shared = registry.shared();
@@ -709,10 +719,10 @@ impl Node {
     }
 }
 
-/// Values of [`Shared::unseen`]: what is not in the snapshot that is being read is told.
+/// Value of [`Shared::unseen`]: what is not in the snapshot that is being read is told.
 const TELL: u32 = 1;
 /// It is forgotten.
-const DROP: u32 = 2;
+const DROP: u32 = AWAY_TOO_LONG;
 /// Kinds of what an exchange brings.
 const PARTS: usize = 4;
 

@@ -316,7 +316,15 @@ fn handshake(
         return Err(LinkError::Tls { to, why: "no certificate can be for that name".to_owned() });
     };
     while session.is_handshaking() {
-        session.complete_io(&mut socket).map_err(|why| LinkError::of_io(&why, &to, timeout))?;
+        session.complete_io(&mut socket).map_err(|why| {
+            match LinkError::of_io(&why, &to, timeout) {
+                // A Redis without TLS just waits for more.
+                LinkError::Timeout { .. } => {
+                    LinkError::Timeout { to: format!("TLS with {to}"), after: timeout }
+                }
+                other => other,
+            }
+        })?;
     }
     Ok(StreamOwned::new(session, socket))
 }
