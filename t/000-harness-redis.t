@@ -253,6 +253,9 @@ subtest 'a clock that is wrong' => sub {
     $clock->set(0);
     ok(wait_until(sub { abs($node->get('/')->{body} - time) < 1.5 }), 'and right');
     $node->log_is_clean;
+    $clock->set(600);
+    my $redis = RegistryTest->redis(env => $clock->env);
+    ok(abs($redis->now - time - 600) < 1.5, 'of a Redis too') or diag($redis->now - time);
 };
 
 done_testing;

@@ -23,7 +23,7 @@ local function number(key) return tonumber(call('GET', S .. key) or '0') or 0 en
 -- The epoch changes when everything is wiped on purpose, the run when Redis turns out to have lost
 -- something. A node that does not know them reads everything before it tells anything.
 
-local version = number('version')
+local version, floor = number('version'), number('floor')
 local run = call('GET', S .. 'run')
 local epochs = call('GET', S .. 'epoch')
 local head = epochs and string.match(epochs, '^%S+')
@@ -55,10 +55,9 @@ if run ~= q.run then
   for _, ns in ipairs(q.spaces or {}) do call('SADD', S .. 'spaces', ns) end
   out.state = 'run'
   out.lost = lost or (q.run ~= '' and true or nil)
-  out.epoch, out.run = head, run
+  out.epoch, out.run, out.floor = head, run, floor
   return cjson.encode(out)
 end
-local floor = number('floor')
 if q.cursor > 0 and q.cursor < floor and not q.snapshot then
   out.state = 'behind'
   return cjson.encode(out)

@@ -197,6 +197,8 @@ pub enum Answer {
         run: Identity,
         /// Redis has lost something.
         lost: bool,
+        /// Removals have been forgotten there.
+        purged: bool,
     },
     /// Nothing was done: removals have been forgotten that the node has not read.
     Behind,
@@ -246,6 +248,8 @@ struct Reply {
     run: String,
     #[serde(default)]
     lost: bool,
+    #[serde(default)]
+    floor: u64,
     #[serde(default)]
     wiped_age: f64,
     #[serde(default)]
@@ -331,7 +335,10 @@ fn read(answer: &[u8]) -> Option<Answer> {
         "" => Answer::Done(Box::new(done(reply))),
         "wiped" => Answer::Wiped(epoch?, milliseconds(reply.wiped_age)),
         "foreign" => Answer::Foreign(epoch?),
-        "run" => Answer::Run { epoch: epoch?, run: Identity::parse(&reply.run)?, lost: reply.lost },
+        "run" => {
+            let (run, lost) = (Identity::parse(&reply.run)?, reply.lost);
+            Answer::Run { epoch: epoch?, run, lost, purged: reply.floor > 0 }
+        }
         "behind" => Answer::Behind,
         "late" => Answer::Late(reply.now),
         _ => return None,

@@ -1,7 +1,7 @@
 package RegistryTest::Clock;
 
-# A wall clock that is wrong, for one nginx: a library, compiled here, that stands before the C
-# library and adds an offset to the time of day. The monotonic clock stays.
+# A wall clock that is wrong, for one nginx or Redis: a library, compiled here, that stands before the
+# C library and adds an offset to the time of day. The monotonic clock stays.
 #
 #     my $clock = RegistryTest::Clock->new(3600);
 #     my $node = RegistryTest->nginx(env => $clock->env, ...);

@@ -29,6 +29,7 @@ use Test::More ();
 #   replicaof  the master, another of these
 #   maxmemory  bytes (or 5mb); nothing is evicted
 #   cluster    1: a node of a cluster
+#   env        variables for it, those of RegistryTest->clock perhaps
 #   conf       more lines of redis.conf
 #   start      0: not yet
 sub new {
@@ -95,7 +96,7 @@ sub start {
         unlink "$self->{dir}/dump.rdb";
     }
     $self->{pid} = spawn([ find_program('redis-server'), "$self->{dir}/redis.conf" ],
-        stdout => "$self->{dir}/output", stderr => "$self->{dir}/output");
+        stdout => "$self->{dir}/output", stderr => "$self->{dir}/output", env => $self->{env} || {});
     my $up = wait_until(sub {
         return 1 if !alive($self->{pid});
         return eval { $self->cli('PING') eq 'PONG' };
