@@ -40,8 +40,9 @@ that is wrong is named, and nothing is written.
 
 When the registry in Redis has servers, and neither --keep nor --force is given, it asks;
 when it can't, because stdin is no terminal, it changes nothing. Forgetting means all
-namespaces under the prefix, and all nodes do it. What is written is written in one step:
-no node sees a half.
+namespaces under the prefix, and all nodes do it; they serve what is written within one
+redis_interval, and nothing until then. What is written is written in one step: no node
+sees a half.
 
 A server that sends no heartbeats leaves rotation after the registry's heartbeat_ttl.
 
