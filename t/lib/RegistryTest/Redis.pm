@@ -61,6 +61,8 @@ sub _conf {
     push @lines, "unixsocket $dir/redis.sock", 'unixsocketperm 777' if $self->{socket};
     push @lines, "replicaof 127.0.0.1 $self->{replicaof}{port}" if $self->{replicaof};
     push @lines, "maxmemory $self->{maxmemory}" if $self->{maxmemory};
+    # With a wall clock that is set back, jemalloc's thread waits for a time that is over, in a loop.
+    push @lines, 'jemalloc-bg-thread no' if $self->{env};
     push @lines, 'cluster-enabled yes', "cluster-config-file $dir/nodes.conf", 'cluster-node-timeout 2000',
         "cluster-port $self->{bus_port}", 'cluster-require-full-coverage no' if $self->{cluster};
     if ($self->{tls}) {
