@@ -106,6 +106,8 @@ enum Phase {
     },
     Settling(u32),
     Wiping(Wipe, Identity),
+    /// Redis is away: what other nodes have is not known any more.
+    Forgetting(u32),
 }
 
 /// See the file's head.
@@ -125,10 +127,14 @@ pub struct Node {
     next_scan: u64,
     next_try: u64,
     failures: u32,
+    /// When the first of these was asked for.
+    failing_since: u64,
     backoff: u64,
     /// When the log last said that Redis can't be used, and why.
     complained: (u64, String),
     lease: bool,
+    /// What other nodes have on servers has been forgotten.
+    alone: bool,
     /// All counts are to be told.
     reset: bool,
     /// Nodes have come or gone since the last round.
@@ -172,9 +178,11 @@ impl Node {
             next_scan: 0,
             next_try: 0,
             failures: 0,
+            failing_since: 0,
             backoff: 0,
             complained: (0, String::new()),
             lease: false,
+            alone: false,
             reset: true,
             at_once: true,
             offset: None,
@@ -231,6 +239,7 @@ impl Node {
             }
             Phase::Settling(next) => self.settle(next, zone, now),
             Phase::Wiping(wipe, epoch) => self.wipe(wipe, epoch, zone, now),
+            Phase::Forgetting(next) => self.forget(next, zone),
         }
     }
 
@@ -358,6 +367,9 @@ impl Node {
     /// The thread has no way to do the job: as if Redis were away.
     pub fn refused(&mut self, why: &str, zone: &Zone, now: Now) {
         self.phase = Phase::Rest;
+        if self.failures == 0 {
+            self.failing_since = now.mono;
+        }
         self.failed(why.to_owned(), zone, now);
     }
 
@@ -368,7 +380,12 @@ impl Node {
             self.say(Level::Warn, warning);
         }
         match report.outcome {
-            Err(why) => self.failed(why, zone, now),
+            Err(why) => {
+                if self.failures == 0 {
+                    self.failing_since = asked;
+                }
+                self.failed(why, zone, now);
+            }
             Ok(Outcome::Scanned(done)) => {
                 self.next_scan =
                     if done { now.mono + self.settings.interval / 2 } else { now.mono };
@@ -399,9 +416,14 @@ impl Node {
         let Ok(mut registry) = Registry::lock(zone) else { return };
         let shared = registry.shared();
         shared.connected = 0;
+        // The others take back this node's share after as long.
+        if !self.alone && now.mono.saturating_sub(shared.heard_until) > self.settings.interval * 3 {
+            self.alone = true;
+            self.phase = Phase::Forgetting(0);
+        }
         let said = shared.lost_since != 0;
         if !said {
-            shared.lost_since = now.mono.max(1);
+            shared.lost_since = self.failing_since.max(1);
         }
         drop(registry);
         let (when, before) = &self.complained;
@@ -418,6 +440,7 @@ impl Node {
 
     fn succeeded(&mut self, zone: &Zone, now: Now) {
         (self.failures, self.backoff, self.next_try) = (0, 0, 0);
+        self.alone = false;
         let Ok(mut registry) = Registry::lock(zone) else { return };
         let shared = registry.shared();
         shared.connected = 1;
@@ -694,6 +717,23 @@ impl Node {
         }
         if !through {
             self.phase = Phase::Settling(next);
+        }
+        Next::Again
+    }
+
+    /// Forgets a slice of what other nodes have on servers.
+    fn forget(&mut self, mut next: u32, zone: &Zone) -> Next {
+        let began = Instant::now();
+        let mut through = false;
+        while !through && began.elapsed() < TURN {
+            let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
+            through = registry.forget_others(&mut next, SLICE);
+            if through {
+                registry.shared().total_cursor = 0;
+            }
+        }
+        if !through {
+            self.phase = Phase::Forgetting(next);
         }
         Next::Again
     }
