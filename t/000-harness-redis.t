@@ -48,6 +48,11 @@ subtest 'a Redis, and its client' => sub {
     $redis->cli(CLIENT => KILL => TYPE => 'normal', SKIPME => 'no');
     is($redis->cli('PING'), 'PONG', 'a connection that was lost is made anew');
     is($redis->info->{redis_mode}, 'standalone', 'info');
+    my @busy = $redis->busy(0.5);
+    my $since = time;
+    $redis->cli(@busy);
+    my $took = time - $since;
+    ok($took > 0.2 && $took < 2, 'busy with a script') or diag($took);
 };
 
 subtest 'what is on disk' => sub {

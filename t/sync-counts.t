@@ -92,13 +92,14 @@ subtest 'its own count is exact, the others are their mean' => sub {
 
 subtest 'least_conn avoids a server that another node keeps busy' => sub {
     my @held = hold($one, 4);
+    counted($one, $first, '4 4', 'four on the only server');
     change($one, add => $second, max_conns => 0);
     becomes($two, $second, {}, 'a second server, idle');
     counted($two, $first, '4 0', 'the first has four from the other node');
     my $sum = parallel(2, 40, $two->url('/'));
     is_deeply($sum->{backend}, { b => 40 }, 'all go to the idle one');
     @held = (@held, hold($two, 4));
-    ok(wait_until(sub { counts($two, $second) eq '4 4' }), 'four of its own are on the idle one then');
+    counted($two, $second, '4 4', 'four of its own are on the idle one then');
     @held = (@held, hold($two, 2));
     ok(wait_until(sub { counts($two, $first) eq '5 1' && counts($two, $second) eq '5 5' }), 'and of two more each takes one')
         or diag(join ', ', map { counts($two, $_) } $first, $second);

@@ -13,7 +13,6 @@ require "$FindBin::Bin/sync.pl";
 our ($INTERVAL, $SLACK);
 my $TIMEOUT = 0.5 * time_scale();
 my $backend = RegistryTest->backend(name => 'web');
-my $BUSY = 'local till = os.clock() + ARGV[1] while os.clock() < till do end return 1';
 
 sub fresh {
     my ($redis, %opt) = @_;
@@ -50,9 +49,10 @@ for my $threshold (5000, 100) {
     my $what = $threshold == 5000 ? 'a slow script, and no answers' : 'a slow script, and answers that say so';
     subtest $what => sub {
         my $redis = RegistryTest->redis(conf => "busy-reply-threshold $threshold");
+        my @busy = $redis->busy(3 * time_scale());
         my @nodes = fresh($redis);
         my $client = $redis->client(timeout => 30 * time_scale());
-        $client->send(EVAL => $BUSY, 0, 2 * time_scale());
+        $client->send(@busy);
         ok(disconnected($_), 'it can\'t be used') for @nodes;
         my @added = meanwhile('while the script runs', @nodes);
         $client->receive;
@@ -66,8 +66,9 @@ for my $threshold (5000, 100) {
 
 subtest 'a short one is nothing' => sub {
     my $redis = RegistryTest->redis;
+    my @busy = $redis->busy(0.1 * time_scale());
     my @nodes = fresh($redis);
-    $redis->cli(EVAL => $BUSY, 0, 0.1 * time_scale()) for 1 .. 5;
+    $redis->cli(@busy) for 1 .. 5;
     my @added = meanwhile('meanwhile', @nodes);
     agree(\@nodes, [ $backend->address, @added ], 'both are in step');
     log_says($_, 'used', 'and the log has no word of it') for @nodes;

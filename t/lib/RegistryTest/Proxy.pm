@@ -19,6 +19,9 @@ use RegistryTest::Process qw(free_port fork_child stop_process alive time_scale)
 use Socket;
 use Time::HiRes qw(time);
 
+# The process ends with its orders' pipe, which must not close before the test does.
+my @ALL;
+
 sub new {
     my ($class, $target, %opt) = @_;
     my $self = bless { %opt, target => $target, port => free_port() }, $class;
@@ -28,6 +31,7 @@ sub new {
     $self->{pid} = fork_child(sub { $self->_serve($listener, $its) }, keep => [ $listener, $its ]);
     close $its;
     $self->{control} = $mine;
+    push @ALL, $self;
     return $self;
 }
 

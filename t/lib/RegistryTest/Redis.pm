@@ -19,6 +19,7 @@ use RegistryTest::Process qw(
 );
 use RegistryTest::Resp;
 use Test::More ();
+use Time::HiRes qw(time);
 
 # All optional:
 #   persist    'aof' or 'rdb': what was in it is there again after a restart
@@ -60,6 +61,8 @@ sub _conf {
     push @lines, "unixsocket $dir/redis.sock", 'unixsocketperm 777' if $self->{socket};
     push @lines, "replicaof 127.0.0.1 $self->{replicaof}{port}" if $self->{replicaof};
     push @lines, "maxmemory $self->{maxmemory}" if $self->{maxmemory};
+    # With a wall clock that is set back, jemalloc's thread waits for a time that is over, in a loop.
+    push @lines, 'jemalloc-bg-thread no' if $self->{env};
     push @lines, 'cluster-enabled yes', "cluster-config-file $dir/nodes.conf", 'cluster-node-timeout 2000',
         "cluster-port $self->{bus_port}", 'cluster-require-full-coverage no' if $self->{cluster};
     if ($self->{tls}) {
@@ -226,6 +229,23 @@ sub unregister {
     return;
 }
 
+# A script that keeps Redis busy, and answers nobody, for about so many seconds: the words of the command. A script
+# has no clock that goes on while it runs.
+sub busy {
+    my ($self, $seconds) = @_;
+    my $script = 'local n = 0 for i = 1, tonumber(ARGV[1]) do n = n + i % 7 end return 1';
+    if (!$self->{speed}) {
+        my ($count, $took) = (100_000, 0);
+        while ($took < 0.1) {
+            my $since = time;
+            $self->cli(EVAL => $script, 0, $count *= 2);
+            $took = time - $since;
+        }
+        $self->{speed} = $count / $took;
+    }
+    return (EVAL => $script, 0, int($self->{speed} * $seconds));
+}
+
 # Redis' own time in seconds.
 sub now { my ($self) = @_; my ($s, $us) = @{ $self->cli('TIME') }; return $s + $us / 1e6 }
 
@@ -304,7 +324,8 @@ sub move_slot {
     $to->cli(CLUSTER => SETSLOT => $slot, IMPORTING => $source);
     $from->cli(CLUSTER => SETSLOT => $slot, MIGRATING => $target);
     while (my @keys = @{ $from->cli(CLUSTER => GETKEYSINSLOT => $slot, 100) }) {
-        $from->cli(MIGRATE => '127.0.0.1', $to->{port}, '', 0, 5000, KEYS => @keys);
+        $from->cli(MIGRATE => '127.0.0.1', $to->{port}, '', 0, 5000,
+            defined $to->{password} ? (AUTH => $to->{password}) : (), KEYS => @keys);
     }
     $_->cli(CLUSTER => SETSLOT => $slot, NODE => $target) for $to, $from, grep { $_ != $to && $_ != $from } @nodes;
     return;

@@ -94,8 +94,11 @@ sub promoted {
     }, 30 * time_scale());
 }
 
-# Asks for a failover with nothing being broken.
-sub failover { my ($self) = @_; return $self->_call($self->{ports}[0], SENTINEL => FAILOVER => $self->{service}) }
+# Asks for a failover with nothing being broken, as soon as there is a replica that may be the master.
+sub failover {
+    my ($self) = @_;
+    return wait_until(sub { eval { $self->_call($self->{ports}[0], SENTINEL => FAILOVER => $self->{service}) } }, 20 * time_scale());
+}
 
 sub stop {
     my ($self) = @_;
