@@ -1,8 +1,10 @@
 //! Redis, as the nodes' common memory.
 //!
-//! [`Endpoint`] says where it is, [`Link`] runs scripts there, [`Listener`] hears what other nodes
-//! publish, and [`Stop`] ends whatever of these waits. All of it blocks: it is for threads of its
-//! own. Nothing here knows of nginx or of shared memory.
+//! [`Node`] decides what is to be told and asked, and takes answers into the zone, slice by slice: it
+//! never waits. [`Courier`] carries its jobs to Redis on a thread of its own, by a [`Link`], where
+//! `exchange.lua` does an exchange as one step and `scan.lua` finds what other programs wrote.
+//! [`Endpoint`] says where Redis is, [`Listener`] hears what other nodes publish, and [`Stop`] ends
+//! whatever of these waits. Nothing here knows of nginx.
 
 #![forbid(unsafe_code)]
 

@@ -9,7 +9,8 @@
 #   bash in the top directory. What follows is the output to the letter, save times, the
 #   digits of seconds in tables, and the width of columns.
 # - 8080 stands for the node's port, 9001 and 9002 for those of two real servers, 9003 for
-#   one where nobody listens. $TOKEN is the token in the file that the configuration names.
+#   one where nobody listens, 6379 for that of a Redis which is the test's own. $TOKEN is the
+#   token in the file that the configuration names.
 
 use strict;
 use warnings;
@@ -45,12 +46,14 @@ sub write_files {
 
 my %ports = (9001 => RegistryTest->backend(name => 'a')->port,
     9002 => RegistryTest->backend(name => 'b')->port, 9003 => free_port());
+my $redis = RegistryTest->redis;
+$ports{6379} = $redis->port;
 
 sub on_free_ports {
     my ($node, $text) = @_;
     my %port = (%ports, map { $_ => $node->port($_) } 8080, 8081, 8443);
     $text =~ s/\blisten(\s+)(\d{4})\b/listen${1}127.0.0.1:$port{$2}/g;
-    $text =~ s/\b(8080|900[1-3])\b/$port{$1}/g;
+    $text =~ s/\b(8080|900[1-3]|6379)\b/$port{$1}/g;
     return $text;
 }
 
@@ -86,10 +89,10 @@ is("$load", 'ngx_http_upstream_registry_module.so', 'the module is loaded by its
 
 sub normal {
     my ($text) = @_;
-    my $times = 'last_heartbeat|time_since_heartbeat|created_at|updated_at|disabled_at|timestamp|heartbeat_time';
+    my $times = 'last_heartbeat|time_since_heartbeat|created_at|updated_at|disabled_at|timestamp|heartbeat_time|last_sync|lag_ms';
     $text =~ s/"($times)":(\s*)\d+(?:\.\d{1,3})?(?![\d.])/"$1":$2*/g;
     $text =~ s/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d /TIME /mg;
-    $text =~ s/ \d+(?:\.\d)?s(?= )/ *s/g;
+    $text =~ s/ \d+(?:\.\d)?s(?= |$)/ *s/mg;
     $text =~ s/ +/ /g;
     return $text;
 }
@@ -115,6 +118,7 @@ for my $block (@blocks) {
         $node->quit if $node;
         $node = write_files(RegistryTest->nginx(start => 0, workers => 1, server => undef));
         $node->set_conf(http => on_free_ports($node, $text))->start;
+        wait_until(sub { $redis->cli(EXISTS => 'upstream:sync:nodes') }) if $text =~ /^ *redis /m;
         $exports = '';
     }
     next unless $language eq 'console';
@@ -148,7 +152,8 @@ for my $name (@directives) {
     like($text, qr/^\| Syntax: \| \*\*$name\*\*.*;.*\n\|---\|---\|\n\| Default: \| .*\n\| Context: \| `registry` \|$/m,
         "$name: syntax, default, context");
     my ($default) = $text =~ /^\| Default: \| `([^`]+;)` \|$/m or next;
-    is((test_conf("registry x 1m { $default }"))[0], 0, "$name: the default can be written");
+    my $with = $name =~ /^redis_/ ? 'redis redis://127.0.0.1;' : '';
+    is((test_conf("registry x 1m { $with $default }"))[0], 0, "$name: the default can be written");
 }
 for my $name ('registry (zone)', 'registry (upstream)', 'registry_balance', 'registry_keepalive', 'registry_api') {
     ok($heading{$name}, "the directive $name has a section");
@@ -164,11 +169,14 @@ for my $name (split /, /, $endpoints) {
     like($readme, qr/^\| \[`$name`\]\(#$name\) \| /m, 'and a line in the table');
 }
 
-my $server = http('GET', $node->url('/upstream/status', '8080'), headers => { 'X-API-Token' => $TOKEN })
-    ->{json}{data}[0];
-my ($fields) = $readme =~ /^### status\n.*?(^\| field \|.*?)^$/ms;
-my @described = map { /^\| (`[^|]*) \|/ ? $1 =~ /`(\w+)`/g : () } split /\n/, $fields;
-is_deeply([ sort @described ], [ sort keys %$server ], 'every field of status is described');
+my $status = http('GET', $node->url('/upstream/status?ns=backend', '8080'), headers => { 'X-API-Token' => $TOKEN })->{json};
+my %tables = ('status' => [ 'field', $status->{data}[0] ], 'the sync of status' => [ 'field of `sync`', $status->{sync} ]);
+for my $what (sort keys %tables) {
+    my ($title, $has) = @{ $tables{$what} };
+    my ($fields) = $readme =~ /^### status\n.*?(^\| \Q$title\E \|.*?)^$/ms;
+    my @described = map { /^\| (`[^|]*) \|/ ? $1 =~ /`(\w+)`/g : () } split /\n/, $fields;
+    is_deeply([ sort @described ], [ sort keys %$has ], "every field of $what is described");
+}
 
 # How many servers fit
 

@@ -33,13 +33,18 @@ for my $file (@examples) {
     unlike($said . slurp("$dir/error.log"), qr/\[(?:warn|error|crit|alert|emerg)\]/, "and has nothing to say against it");
 }
 
-my $complete = join '', map { slurp($_) } grep { /complete/ } @examples;
+my $complete = slurp('nginx-conf/complete.conf');
 for my $directive (qw(
     registry heartbeat_ttl cleanup_interval on_expire remove_after on_duplicate registry_balance registry_api
     namespace= read_only allow_get
 )) {
     like($complete, qr/^[^#\n]*\b\Q$directive\E/m, "the complete example has $directive");
 }
+my $cluster = slurp('nginx-conf/cluster.conf');
+for my $directive (qw(redis redis_prefix redis_timeout redis_interval redis_tombstone_ttl)) {
+    like($cluster, qr/^[^#\n]*\b$directive /m, "the example with Redis has $directive");
+}
+like($cluster, qr/^ *# $_ .*;/m, "and $_ in a comment") for qw(redis_node redis_trusted_certificate);
 
 # The commands in the comments of the small one, on a port of its own.
 {
@@ -63,6 +68,31 @@ for my $directive (qw(
     is(http('GET', "http://127.0.0.1:$port/hello")->{headers}{'x-backend'}, 'a', 'and a request gets to the server');
     is(stop_process($pid, QUIT => 5), 'QUIT', 'it quits');
     unlike(slurp("$dir/error.log"), qr/\[(?:alert|emerg)\]/, 'and had no alarm');
+}
+
+# Two nodes of the one with Redis, as its comments say.
+{
+    my $redis = RegistryTest->redis;
+    my @commands = $cluster =~ /^#   (curl .*)$/mg;
+    my @nodes = map { { dir => prefix(), port => free_port() } } 1 .. 2;
+    for my $node (@nodes) {
+        (my $conf = $cluster) =~ s/\b8080\b/$node->{port}/g;
+        $conf =~ s/\b6379\b/$redis->port/ge;
+        spew("$node->{dir}/nginx.conf", "daemon off;\n" . ($> == 0 ? "user root;\n" : '') . $conf);
+        $node->{pid} = spawn([ find_binary(), '-p', $node->{dir}, '-e', 'error.log', '-c', 'nginx.conf' ],
+            stdout => "$node->{dir}/out", stderr => "$node->{dir}/out");
+        my $status = "http://127.0.0.1:$node->{port}/upstream/status";
+        ok(wait_until(sub { (http('GET', $status)->{json} || {})->{sync}{connected} }, 10 * time_scale()), 'cluster.conf runs, and finds Redis')
+            or diag(slurp("$node->{dir}/out"));
+    }
+    is(scalar(@commands), 2, 'its comments add a server at one node and look at the other');
+    for my $i (0, 1) {
+        (my $command = $commands[$i]) =~ s/\s+#.*//;
+        $command =~ s/\b8080\b/$nodes[$i]{port}/;
+        ok(wait_until(sub { `$command -sS 2>&1` =~ /^\{"code":200,.*127\.0\.0\.1:9001/ }, 5 * time_scale()), "$command: works");
+    }
+    is(stop_process($_->{pid}, QUIT => 5), 'QUIT', 'it quits') for @nodes;
+    unlike(slurp("$_->{dir}/error.log"), qr/\[(?:warn|error|crit|alert|emerg)\]/, 'and had no trouble') for @nodes;
 }
 
 done_testing;

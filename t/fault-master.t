@@ -35,7 +35,7 @@ my %AFTER = (
 # All that the zone has of servers, without counts.
 sub picture {
     my $servers = servers($node);
-    for my $server (values %$servers) { delete @$server{qw(connections requests fails time_since_heartbeat)} }
+    for my $server (values %$servers) { delete @$server{qw(connections local_connections requests fails time_since_heartbeat)} }
     return $servers;
 }
 

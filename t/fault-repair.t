@@ -23,7 +23,7 @@ api($node, 'add', { %host, port => $_, weight => 0 }) for 1 .. 20;
 # Of the servers what the dying do not change.
 sub picture {
     my $servers = servers($node);
-    for my $server (values %$servers) { delete @$server{qw(connections requests fails time_since_heartbeat)} }
+    for my $server (values %$servers) { delete @$server{qw(connections local_connections requests fails time_since_heartbeat)} }
     delete $servers->{'127.0.0.9:1'};
     return $servers;
 }

@@ -39,7 +39,7 @@ sub slow {
 }
 sub picture {
     my $servers = servers($node);
-    for my $server (values %$servers) { delete @$server{qw(time_since_heartbeat connections requests)} }
+    for my $server (values %$servers) { delete @$server{qw(time_since_heartbeat connections local_connections requests)} }
     return $servers;
 }
 # A connection on which a request to the API has begun: nginx keeps it open over a reload,

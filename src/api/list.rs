@@ -80,8 +80,6 @@ fn put_server(out: &mut Vec<u8>, namespace: &str, s: &ServerView) {
     put_string(out, namespace);
     out.extend_from_slice(b",\"connections\":");
     put_integer(out, s.connections.into());
-    out.extend_from_slice(b",\"local_connections\":");
-    put_integer(out, s.local_connections.into());
     out.extend_from_slice(b",\"weight\":");
     put_integer(out, s.weight.into());
     out.extend_from_slice(b",\"max_conns\":");
@@ -118,6 +116,8 @@ fn put_server(out: &mut Vec<u8>, namespace: &str, s: &ServerView) {
     put_bool(out, s.is_static);
     out.extend_from_slice(b",\"backup\":");
     put_bool(out, s.backup);
+    out.extend_from_slice(b",\"local_connections\":");
+    put_integer(out, s.local_connections.into());
     out.push(b'}');
 }
 

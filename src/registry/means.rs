@@ -120,8 +120,8 @@ impl Registry<'_> {
         let end = self.g.header.high_water.min(next.saturating_add(slots));
         for slot in *next..end {
             let s = &mut self.g.servers[slot as usize];
-            if s.live != 0 && s.others != 0 {
-                s.others = 0;
+            if s.live != 0 && (s.others != 0 || s.others_damped != 0) {
+                (s.others, s.others_damped) = (0, 0);
                 member::reclassify(&mut self.g, slot);
             }
         }

@@ -183,6 +183,8 @@ impl Registry<'_> {
                 self.depart_as_told(ticket.slot, 0, version, now);
             }
             Outcome::Done | Outcome::Alive => self.nothing_pending(ticket.slot),
+            // It will be seen whether the snapshot has it.
+            Outcome::Unknown if s.flags & flag::UNSEEN != 0 => self.nothing_pending(ticket.slot),
             // Redis has lost it: unknown is not gone.
             Outcome::Unknown => self.tell_all(ticket.slot),
         }

@@ -56,6 +56,10 @@ pub enum Unseen {
     Drop(u64),
 }
 
+/// Value of [`Shared::unseen`] in a zone whose servers are older than removals are remembered:
+/// [`Unseen::Drop`].
+pub const AWAY_TOO_LONG: u32 = 2;
+
 /// Which servers go when everything in Redis was wiped on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wipe {
@@ -90,7 +94,11 @@ impl Registry<'_> {
     pub fn share(&mut self, on: bool) {
         let shared = &mut self.g.header.shared;
         let was = std::mem::replace(&mut shared.on, u32::from(on)) != 0;
-        if !on || was {
+        if on && was {
+            return;
+        }
+        if !on {
+            self.tell_nobody();
             return;
         }
         (shared.run, shared.heard_until, shared.connected) = (0, 0, 0);
@@ -98,6 +106,21 @@ impl Registry<'_> {
             let s = &self.g.servers[slot as usize];
             if s.live != 0 && s.flags & flag::STATIC == 0 {
                 self.tell_all(slot);
+            }
+        }
+    }
+
+    /// Frees what is only kept for other nodes.
+    fn tell_nobody(&mut self) {
+        for slot in 0..self.g.header.high_water {
+            let s = &self.g.servers[slot as usize];
+            if s.is_departed() {
+                self.forget_departed(slot);
+            } else if s.live != 0 {
+                self.nothing_pending(slot);
+                let s = &mut self.g.servers[slot as usize];
+                (s.others, s.others_damped, s.told_mean) = (0, 0, 0);
+                super::member::reclassify(&mut self.g, slot);
             }
         }
     }
@@ -335,15 +358,25 @@ impl Registry<'_> {
         }
     }
 
-    /// Begins a snapshot: marks the next servers, `slots` at most, as not found yet, and has what
-    /// Redis is to know of the departed told again. Returns whether it is through.
-    pub fn mark_unseen(&mut self, next: &mut u32, slots: u32, retell: bool) -> bool {
+    /// Begins a snapshot: marks the next servers, `slots` at most, as not found yet. Where Redis has
+    /// lost something it is told again of the departed; where removals have been forgotten nothing
+    /// is registered again that is older. Returns whether it is through.
+    pub fn mark_unseen(&mut self, next: &mut u32, slots: u32, unseen: Unseen, now: Now) -> bool {
         let end = self.g.header.high_water.min(next.saturating_add(slots));
         for slot in *next..end {
             let s = &mut self.g.servers[slot as usize];
             if s.live != 0 && s.flags & flag::STATIC == 0 {
                 s.flags |= flag::UNSEEN;
-            } else if s.is_departed() && s.pending == 0 && retell {
+                if let Unseen::Drop(remembered) = unseen
+                    && s.pending & pending::ADD != 0
+                    && age(s.changed[changed::ADD], now) >= remembered
+                {
+                    s.pending &= !pending::ADD;
+                    if s.pending == 0 {
+                        self.nothing_queued(slot);
+                    }
+                }
+            } else if s.is_departed() && s.pending == 0 && unseen == Unseen::Tell {
                 self.requeue_departed(slot);
             }
         }

@@ -7,9 +7,10 @@ use std::collections::HashSet;
 
 use super::address::Address;
 use super::member::EMPTY;
+use super::queue::{age, stamp_of_age};
 use super::space::{SpaceName, name_of};
 use super::{Error, Events, Happening, Now, Registry, Rules};
-use crate::shm::{Filed, NEVER_FILED, SPACE_NAME_MAX, Server, flag, reason};
+use crate::shm::{Filed, NEVER_FILED, SPACE_NAME_MAX, Server, changed, flag, pending, reason};
 
 /// Why a server is switched off, as far as that is kept. Silence is not: who comes back from the
 /// file has a `heartbeat_ttl` to show up.
@@ -51,6 +52,8 @@ pub struct SavedServer {
     /// Last sign of life on the monotonic clock of this machine, in milliseconds; 0: not told.
     /// Means something only to another nginx that runs at the same time.
     pub heard: u64,
+    /// It was removed then, and other nodes have not been told: 0 for a server that is there.
+    pub removed_at: u64,
 }
 
 /// A server's record, copied while the lock was held.
@@ -84,8 +87,8 @@ impl Copied {
         super::address::printed(&self.server)
     }
 
-    /// What of it is kept.
-    pub fn saved(&self) -> SavedServer {
+    /// What of it is kept. `now` is this moment on both clocks.
+    pub fn saved(&self, now: Now) -> SavedServer {
         let s = &self.server;
         let has = |flag: u32| s.flags & flag != 0;
         let off = has(flag::DISABLED).then_some(match s.disabled_reason {
@@ -106,6 +109,10 @@ impl Copied {
             created_at: s.created_wall,
             updated_at: s.updated_wall,
             heard: s.heartbeat_mono,
+            removed_at: match s.is_departed() {
+                true => now.wall.saturating_sub(age(s.changed[changed::ADD], now)).max(1),
+                false => 0,
+            },
         }
     }
 }
@@ -193,11 +200,10 @@ impl Registry<'_> {
         let end = high.min(snapshot.next.saturating_add(slots));
         for slot in snapshot.next..end {
             let s = &self.g.servers[slot as usize];
-            if s.live == 0 {
-                continue;
+            // Who was removed is kept until other nodes have been told.
+            if s.live != 0 || (s.is_departed() && s.pending != 0) {
+                into.push(Copied::new(self.space_bytes(s), slot, s));
             }
-            let space = &self.g.spaces[s.space as usize];
-            into.push(Copied::new(space.name, slot, s));
         }
         snapshot.next = end;
         snapshot.done = end >= high;
@@ -219,6 +225,10 @@ impl Registry<'_> {
         order.sort_by_key(|s| s.number);
         let (mut restored, mut without_room) = (0, 0);
         for saved in order {
+            if saved.removed_at > 0 {
+                self.depart_again(saved, now);
+                continue;
+            }
             match self.come_back(saved, now) {
                 Ok(_) => restored += 1,
                 Err(_) => without_room += 1,
@@ -260,7 +270,9 @@ impl Registry<'_> {
         events: &mut Events,
     ) {
         self.resume(merge);
-        let Some(space) = SpaceName::new(saved.namespace.as_bytes()) else { return };
+        // Each nginx tells other nodes itself of what was removed there.
+        let space = SpaceName::new(saved.namespace.as_bytes()).filter(|_| saved.removed_at == 0);
+        let Some(space) = space else { return };
         let known = self.find_space(space).and_then(|s| self.find(s.slot, &saved.address));
         match known {
             Some(slot) => {
@@ -359,9 +371,12 @@ impl Registry<'_> {
         if let Some(slot) = self.find(space.slot, &saved.address) {
             return Ok(slot);
         }
+        let changed = stamp_of_age(now.wall.saturating_sub(saved.updated_at), now);
+        let created = stamp_of_age(now.wall.saturating_sub(saved.created_at), now);
         let mut server = Server {
             space: space.slot,
-            flags: if saved.is_static { flag::STATIC } else { 0 },
+            // It was not heard of here.
+            flags: if saved.is_static { flag::STATIC } else { flag::AFAR },
             weight: saved.weight,
             max_conns: saved.max_conns,
             heartbeat_mono: now.mono,
@@ -369,6 +384,7 @@ impl Registry<'_> {
             created_wall: saved.created_at,
             updated_wall: saved.updated_at,
             started_mono: now.mono,
+            changed: [created, changed, changed, changed],
             ..EMPTY
         };
         if saved.down {
@@ -377,6 +393,25 @@ impl Registry<'_> {
         switch(&mut server, saved);
         saved.address.write(&mut server);
         self.insert(server).ok_or(Error::Full("server"))
+    }
+
+    /// What was removed before the start, and other nodes have not been told.
+    fn depart_again(&mut self, saved: &SavedServer, now: Now) {
+        let mut server = Server {
+            number: saved.number,
+            pending: pending::REMOVE,
+            changed: [stamp_of_age(now.wall.saturating_sub(saved.removed_at), now); 4],
+            ..EMPTY
+        };
+        let name = saved.namespace.as_bytes();
+        if SpaceName::new(name).is_some() {
+            let mut space = [0; SPACE_NAME_MAX];
+            space[..name.len()].copy_from_slice(name);
+            server.route.copy_from_slice(&space[..32]);
+            server.label.copy_from_slice(&space[32..]);
+            saved.address.write(&mut server);
+            self.insert_departed(&server);
+        }
     }
 
     /// The later change of a server wins.

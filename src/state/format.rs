@@ -54,7 +54,7 @@ pub struct Document {
     pub head: Head,
     /// The servers, in no order.
     pub servers: Vec<SavedServer>,
-    /// Their [`SavedServer::key`]s.
+    /// The [`SavedServer::key`]s of those that are there.
     pub keys: HashSet<String>,
 }
 
@@ -88,6 +88,8 @@ struct Line<'a> {
     updated_at: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     heard: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    removed_at: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -155,6 +157,7 @@ impl Writer {
             created_at: s.created_at,
             updated_at: 0,
             heard: 0,
+            removed_at: s.removed_at,
         };
         let before = self.bytes.len();
         // Neither a vector nor this structure can fail to be written.
@@ -244,7 +247,8 @@ pub fn parse(bytes: &[u8]) -> Result<Document, ParseError> {
     for line in whole.servers {
         let server = server(&line)
             .ok_or_else(|| damaged(&format_args!("there is no such server: {}", line.addr)))?;
-        if !keys.insert(server.key()) {
+        // One that was removed may have come again, and been removed again.
+        if server.removed_at == 0 && !keys.insert(server.key()) {
             return Err(damaged(&format_args!("it has {} twice", line.addr)));
         }
         servers.push(server);
@@ -313,6 +317,7 @@ fn server(line: &Line<'_>) -> Option<SavedServer> {
         created_at: line.created_at,
         updated_at: line.updated_at,
         heard: line.heard,
+        removed_at: line.removed_at,
     })
 }
 

@@ -33,6 +33,7 @@ fn server(n: u16) -> SavedServer {
         created_at: 1_700_000_000_000,
         updated_at: 1_700_000_000_000,
         heard: 0,
+        removed_at: 0,
     }
 }
 
@@ -88,6 +89,7 @@ fn any_server() -> impl Strategy<Value = SavedServer> {
                 created_at,
                 updated_at,
                 heard,
+                removed_at: 0,
             }
         })
 }

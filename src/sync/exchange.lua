@@ -31,7 +31,7 @@ end
 -- The epoch changes when everything is wiped on purpose, the run when Redis turns out to have lost
 -- something. A node that does not know them reads everything before it tells anything.
 
-local version = number('version')
+local version, floor = number('version'), number('floor')
 local run = identity(call('GET', S .. 'run'))
 local epochs = call('GET', S .. 'epoch')
 local head = epochs and identity(string.match(epochs, '^%S+'))
@@ -73,7 +73,6 @@ elseif q.epoch ~= '' and q.epoch ~= head then
   return cjson.encode(out)
 end
 local lost = q.run ~= '' and (not run or version < q.cursor)
-local floor = number('floor')
 local behind = q.cursor > 0 and q.cursor < floor
 local moved = run and call('GET', S .. 'process') ~= process
 if not run or moved or (lost and run == q.run) then renew() end
@@ -84,7 +83,7 @@ if run ~= q.run then
   out.state = 'run'
   out.lost = (q.run ~= '' and call('GET', S .. 'loss') == run) or nil
   out.behind = behind or nil
-  out.epoch, out.run = head, run
+  out.epoch, out.run, out.floor = head, run, floor
   return cjson.encode(out)
 end
 if behind and not q.snapshot then

@@ -213,6 +213,8 @@ pub enum Answer {
         lost: bool,
         /// And removals have been forgotten that the node has not read.
         behind: bool,
+        /// Removals have been forgotten there.
+        purged: bool,
     },
     /// Nothing was done: removals have been forgotten that the node has not read.
     Behind,
@@ -264,6 +266,8 @@ struct Reply {
     lost: bool,
     #[serde(default)]
     behind: bool,
+    #[serde(default)]
+    floor: u64,
     #[serde(default)]
     wiped_age: f64,
     #[serde(default)]
@@ -358,7 +362,7 @@ fn read(answer: &[u8]) -> Option<Answer> {
         "foreign" => Answer::Foreign(epoch?),
         "run" => {
             let (run, lost, behind) = (Identity::parse(&reply.run)?, reply.lost, reply.behind);
-            Answer::Run { epoch: epoch?, run, lost, behind }
+            Answer::Run { epoch: epoch?, run, lost, behind, purged: reply.floor > 0 }
         }
         "behind" => Answer::Behind,
         "late" => Answer::Late(reply.now),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::courier::{Job, Outcome, Report};
 use super::exchange::{Answer, Count, Done, Identity, Item, Request};
+use crate::registry::AWAY_TOO_LONG;
 use crate::registry::{
     Copied, Events, Network, Now, Registry, Round, Rules, SpaceName, Ticket, Unseen, Wipe,
 };
@@ -105,6 +106,8 @@ enum Phase {
     },
     Settling(u32),
     Wiping(Wipe, Identity),
+    /// Redis is away: what other nodes have is not known any more.
+    Forgetting(u32),
 }
 
 /// See the file's head.
@@ -124,10 +127,14 @@ pub struct Node {
     next_scan: u64,
     next_try: u64,
     failures: u32,
+    /// When the first of these was asked for.
+    failing_since: u64,
     backoff: u64,
     /// When the log last said that Redis can't be used, and why.
     complained: (u64, String),
     lease: bool,
+    /// What other nodes have on servers has been forgotten.
+    alone: bool,
     /// All counts are to be told.
     reset: bool,
     /// Nodes have come or gone since the last round.
@@ -171,9 +178,11 @@ impl Node {
             next_scan: 0,
             next_try: 0,
             failures: 0,
+            failing_since: 0,
             backoff: 0,
             complained: (0, String::new()),
             lease: false,
+            alone: false,
             reset: true,
             at_once: true,
             offset: None,
@@ -226,10 +235,11 @@ impl Node {
                 self.take(done, asked, part, at, zone, rules, now)
             }
             Phase::Marking { next, others, epoch, run, unseen } => {
-                self.mark(next, others, epoch, run, unseen, zone)
+                self.mark(next, others, epoch, run, unseen, zone, now)
             }
             Phase::Settling(next) => self.settle(next, zone, now),
             Phase::Wiping(wipe, epoch) => self.wipe(wipe, epoch, zone),
+            Phase::Forgetting(next) => self.forget(next, zone),
         }
     }
 
@@ -364,6 +374,9 @@ impl Node {
     /// The thread has no way to do the job: as if Redis were away.
     pub fn refused(&mut self, why: &str, zone: &Zone, now: Now) {
         self.phase = Phase::Rest;
+        if self.failures == 0 {
+            self.failing_since = now.mono;
+        }
         self.failed(why.to_owned(), zone, now);
     }
 
@@ -374,7 +387,12 @@ impl Node {
             self.say(Level::Warn, warning);
         }
         match report.outcome {
-            Err(why) => self.failed(why, zone, now),
+            Err(why) => {
+                if self.failures == 0 {
+                    self.failing_since = asked;
+                }
+                self.failed(why, zone, now);
+            }
             Ok(Outcome::Scanned(done)) => {
                 self.next_scan =
                     if done { now.mono + self.settings.interval / 2 } else { now.mono };
@@ -405,9 +423,14 @@ impl Node {
         let Ok(mut registry) = Registry::lock(zone) else { return };
         let shared = registry.shared();
         shared.connected = 0;
+        // The others take back this node's share after as long.
+        if !self.alone && now.mono.saturating_sub(shared.heard_until) > self.settings.interval * 3 {
+            self.alone = true;
+            self.phase = Phase::Forgetting(0);
+        }
         let said = shared.lost_since != 0;
         if !said {
-            shared.lost_since = now.mono.max(1);
+            shared.lost_since = self.failing_since.max(1);
         }
         drop(registry);
         let (when, before) = &self.complained;
@@ -424,6 +447,7 @@ impl Node {
 
     fn succeeded(&mut self, zone: &Zone, now: Now) {
         (self.failures, self.backoff, self.next_try) = (0, 0, 0);
+        self.alone = false;
         let Ok(mut registry) = Registry::lock(zone) else { return };
         let shared = registry.shared();
         shared.connected = 1;
@@ -452,7 +476,7 @@ impl Node {
                 self.more = true;
                 self.told_in_vain();
             }
-            Answer::Run { epoch, run, lost, behind } => {
+            Answer::Run { epoch, run, lost, behind, purged } => {
                 if behind {
                     self.say(Level::Warn, BEHIND.to_owned());
                 } else if lost {
@@ -461,7 +485,11 @@ impl Node {
                     self.say(Level::Warn, line.to_owned());
                 }
                 self.told_in_vain();
-                let unseen = if behind { DROP } else { TELL };
+                let Ok(mut registry) = Registry::lock(zone) else { return };
+                // A start may have found that it was away for too long.
+                let away = behind || !lost && purged && registry.shared().unseen == DROP;
+                let unseen = if away { DROP } else { TELL };
+                drop(registry);
                 self.phase = Phase::Marking { next: 0, others: 0, epoch, run, unseen };
             }
             Answer::Behind => {
@@ -664,7 +692,12 @@ impl Node {
         if self.more { Next::Again } else { self.rest(zone, now) }
     }
 
+    fn unseen(&self, unseen: u32) -> Unseen {
+        if unseen == DROP { Unseen::Drop(self.settings.tombstone_ttl) } else { Unseen::Tell }
+    }
+
     /// Begins to read everything: a slice of the servers is marked as not found yet.
+    #[expect(clippy::too_many_arguments, reason = "the fields of the phase, and the zone")]
     fn mark(
         &mut self,
         mut next: u32,
@@ -673,12 +706,14 @@ impl Node {
         run: Identity,
         unseen: u32,
         zone: &Zone,
+        now: Now,
     ) -> Next {
         let began = Instant::now();
         let mut through = false;
         while !through && began.elapsed() < TURN {
             let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
-            let marked = registry.mark_unseen(&mut next, SLICE, unseen == TELL);
+            let what = self.unseen(unseen);
+            let marked = registry.mark_unseen(&mut next, SLICE, what, now);
             through = registry.forget_others(&mut others, SLICE) && marked;
             if through {
                 let shared = registry.shared();
@@ -699,10 +734,7 @@ impl Node {
         let mut through = false;
         while !through && began.elapsed() < TURN && self.events.len() < SLICE as usize {
             let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
-            let unseen = match registry.shared().unseen {
-                DROP => Unseen::Drop(self.settings.tombstone_ttl),
-                _ => Unseen::Tell,
-            };
+            let unseen = self.unseen(registry.shared().unseen);
             through = registry.settle_unseen(&mut next, SLICE, unseen, now, &mut self.events);
             if through {
                 let shared = registry.shared();
@@ -711,6 +743,23 @@ impl Node {
         }
         if !through {
             self.phase = Phase::Settling(next);
+        }
+        Next::Again
+    }
+
+    /// Forgets a slice of what other nodes have on servers.
+    fn forget(&mut self, mut next: u32, zone: &Zone) -> Next {
+        let began = Instant::now();
+        let mut through = false;
+        while !through && began.elapsed() < TURN {
+            let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
+            through = registry.forget_others(&mut next, SLICE);
+            if through {
+                registry.shared().total_cursor = 0;
+            }
+        }
+        if !through {
+            self.phase = Phase::Forgetting(next);
         }
         Next::Again
     }
@@ -736,10 +785,10 @@ impl Node {
     }
 }
 
-/// Values of [`Shared::unseen`]: what is not in the snapshot that is being read is told.
+/// Value of [`Shared::unseen`]: what is not in the snapshot that is being read is told.
 const TELL: u32 = 1;
 /// It is forgotten.
-const DROP: u32 = 2;
+const DROP: u32 = AWAY_TOO_LONG;
 const BEHIND: &str = "this node was away from Redis for longer than removals are remembered \
                       (redis_tombstone_ttl): what Redis has counts";
 /// Kinds of what an exchange brings.

@@ -22,16 +22,20 @@ use Exporter ();
 use JSON::PP ();
 use RegistryTest::Backend;
 use RegistryTest::Client qw(http raw curl form uri_escape);
+use RegistryTest::Clock;
 use RegistryTest::Fault;
 use RegistryTest::Load;
 use RegistryTest::Node;
 use RegistryTest::Process qw(free_port temp_dir slurp spew wait_until time_scale alive);
+use RegistryTest::Proxy;
+use RegistryTest::Redis;
+use RegistryTest::Sentinel;
 use Test::More ();
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
     http raw curl form uri_escape parallel load_start load_stop
-    api api_json status servers connections
+    api api_json status servers connections same
     free_port temp_dir slurp spew wait_until time_scale alive sleep time
 );
 
@@ -54,6 +58,14 @@ sub backend { my ($class, %opt) = @_; return RegistryTest::Backend->new(%opt) }
 # With the fault-injection build of the module: see RegistryTest::Fault.
 sub fault   { my ($class, %opt) = @_; return RegistryTest::Fault->node(%opt) }
 sub client  { my ($class, $address, %opt) = @_; return RegistryTest::Client->new($address, %opt) }
+
+# Redis, alone and many at once, and what may stand between it and its clients: see the modules.
+sub redis    { my ($class, %opt) = @_; return RegistryTest::Redis->new(%opt) }
+sub cluster  { my ($class, %opt) = @_; return RegistryTest::Redis->cluster(%opt) }
+sub sentinel { my ($class, %opt) = @_; return RegistryTest::Sentinel->new(%opt) }
+sub proxy    { my ($class, $target, %opt) = @_; return RegistryTest::Proxy->new($target, %opt) }
+# A wall clock that is so many seconds off.
+sub clock    { my ($class, $seconds) = @_; return RegistryTest::Clock->new($seconds) }
 
 # Load: so many requests over so many connections, and the counts (see
 # RegistryTest::Load); or in the background, from load_start to load_stop.
@@ -105,6 +117,42 @@ sub connections {
     my $sum = 0;
     $sum += $_->{connections} for @{ status($node, $namespace, %opt)->{data} };
     return $sum;
+}
+
+# Several nodes
+
+# What all nodes agree on, for each server of a namespace, as text: "addr weight max_conns enabled state".
+sub _agreed {
+    my ($node, $namespace) = @_;
+    my $response = $node->get(_api_path($node, 'status?ns=' . uri_escape($namespace)));
+    # A namespace without servers may be one that a node does not know.
+    return '' if $response->{status} == 404;
+    my $data = $response->{json} && $response->{json}{data}
+        or Carp::croak("no status: $response->{status} " . ($response->{error} || $response->{body}));
+    return join "\n", sort map {
+        my $server = $_;
+        join ' ', $server->{addr}, map { ref $_ ? ($_ ? 'true' : 'false') : $_ } @$server{qw(weight max_conns enabled state)};
+    } @$data;
+}
+
+# Waits until all nodes say the same of the servers of a namespace, and of nothing else when expected is given:
+# lines as above, or a code that is called with them (a reference to an array of lines). Returns the
+# lines, as a reference; nothing, and a diagnostic of what each node says, when the time is up.
+sub same {
+    my ($nodes, $namespace, %opt) = @_;
+    my $expected = $opt{expected};
+    $expected = join "\n", sort @$expected if ref $expected eq 'ARRAY';
+    my @said;
+    my $got = wait_until(sub {
+        @said = map { _agreed($_, $namespace) } @$nodes;
+        return if grep { $_ ne $said[0] } @said;
+        my @lines = split /\n/, $said[0];
+        return if defined $expected && !(ref $expected ? $expected->(\@lines) : $said[0] eq $expected);
+        return \@lines;
+    }, $opt{timeout});
+    return $got if $got;
+    Test::More::diag("not the same in \"$namespace\":\n", map { "node $_:\n$said[$_ - 1]\n" } 1 .. @said);
+    return;
 }
 
 1;

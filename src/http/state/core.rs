@@ -416,7 +416,7 @@ impl Core {
             registry.copy(&mut snapshot, SLICE, &mut self.copies);
             drop(registry);
             for copy in self.copies.drain(..) {
-                writer.push(&copy.saved());
+                writer.push(&copy.saved(now()));
             }
         }
         if !snapshot.done {

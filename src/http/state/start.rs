@@ -15,7 +15,7 @@ use crate::http::zone::ZoneConf;
 use crate::nginx::conf::{self, Outcome};
 use crate::nginx::log::{log, log_conf};
 use crate::nginx::user::{self, WorkerUser};
-use crate::registry::Registry;
+use crate::registry::{AWAY_TOO_LONG, Registry};
 use crate::state::{Found, ask_for_latest, link_aside, path_hash, read, set_aside};
 
 /// How long a new binary waits for the old one to write its last changes.
@@ -198,6 +198,13 @@ pub(in crate::http) fn load(conf: &ZoneConf, registry: &mut Registry<'_>, to: *m
     let mut door = Doorkeeper::default();
     document.servers.retain(|server| door.admits(conf, server));
     door.report(conf, path, to);
+
+    // What was removed elsewhere so long ago is remembered by nobody any more.
+    let written = fs::metadata(path).and_then(|about| about.modified()).ok();
+    let age = written.and_then(|at| at.elapsed().ok()).unwrap_or_default();
+    if conf.redis.endpoint.is_some() && age.as_millis() > u128::from(conf.redis.tombstone_ttl()) {
+        registry.shared().unseen = AWAY_TOO_LONG;
+    }
 
     let n = document.servers.len();
     registry.filed().identity = identity;

@@ -44,7 +44,8 @@ impl RedisConf {
         self.interval.unwrap_or(1000)
     }
 
-    pub(super) fn tombstone_ttl(&self) -> u64 {
+    /// `redis_tombstone_ttl`.
+    pub(in crate::http) fn tombstone_ttl(&self) -> u64 {
         self.tombstone_ttl.unwrap_or(24 * 3600 * 1000)
     }
 

@@ -237,10 +237,11 @@ impl Core {
             timeout,
             |work| thread::spawn("registry ear", work),
             move |payload| {
-                if payload != id.as_bytes() && !flag.swap(true, Ordering::Relaxed) {
-                    if let Some(waker) = &waker {
-                        waker.wake();
-                    }
+                if payload != id.as_bytes()
+                    && !flag.swap(true, Ordering::Relaxed)
+                    && let Some(waker) = &waker
+                {
+                    waker.wake();
                 }
             },
         );

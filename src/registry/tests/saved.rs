@@ -14,7 +14,7 @@ fn file(b: &Bench) -> (Source, Vec<SavedServer>) {
     let filed = *b.registry().filed();
     let seen = (filed.other != 0).then_some((filed.other, filed.other_next));
     let source = Source { instance: filed.instance, next_number: snapshot.next_number, seen };
-    (source, copies.iter().map(Copied::saved).collect())
+    (source, copies.iter().map(|copied| copied.saved(b.now)).collect())
 }
 
 /// Writes what a zone has: nothing is unsaved after it.

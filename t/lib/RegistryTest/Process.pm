@@ -18,7 +18,7 @@ our @EXPORT_OK = qw(
     free_port temp_dir slurp spew
     spawn fork_child alive reap exit_status end_process stop_process kill_group children
     track forget on_exit fail_at_exit wait_until time_scale bad_log_lines
-    find_binary binary_info valgrind_command valgrind_reports
+    find_program find_binary binary_info valgrind_command valgrind_reports
 );
 
 # Forked children inherit everything below; only the process that loaded this
@@ -338,10 +338,12 @@ END {
 
 # nginx, and what it may not say
 
-# The binary under test, with its whole path where PATH knows it. Debian's is in
-# /usr/sbin, which a plain user's PATH lacks.
-sub find_binary {
-    my $name = $ENV{TEST_NGINX_BINARY} || 'nginx';
+# The binary under test; and any program, with its whole path where PATH knows it. Debian's
+# nginx is in /usr/sbin, which a plain user's PATH lacks.
+sub find_binary { return find_program($ENV{TEST_NGINX_BINARY} || 'nginx') }
+
+sub find_program {
+    my ($name) = @_;
     return $name if $name =~ m{/};
     my ($found) = grep { -x $_ && !-d _ } map { "$_/$name" } split(/:/, $ENV{PATH} || ''), '/usr/sbin';
     return $found || $name;

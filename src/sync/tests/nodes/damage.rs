@@ -94,7 +94,8 @@ fn bad_entries_are_skipped_with_one_warning_each() {
     }
     sim.eval(r"redis.call('HSET', 'upstream:servers:meta', 'x\255\254\0', '\255\192') return '1'")
         .unwrap();
-    sim.eval(r"redis.call('HSET', 'upstream:heartbeat', '10.0.0.1:2', '1e999') return '1'").unwrap();
+    sim.eval(r"redis.call('HSET', 'upstream:heartbeat', '10.0.0.1:2', '1e999') return '1'")
+        .unwrap();
     let good = r#"{"weight":2,"x":1e-9,"y":[null,{"1":2}]}"#;
     sim.redis.cli(&["HSET", "upstream:servers:meta", "10.0.0.3:1", good]);
     sim.until("the good one is taken", |sim| {
@@ -146,9 +147,8 @@ fn rubbish_among_the_nodes_own_records_does_not_stop_them() {
     let flight = sim.nodes[0].take("default").unwrap().0;
     sim.run(3 * INTERVAL);
     for write in rubbish {
-        let script = format!(
-            "local call, S = redis.call, ARGV[1] .. ':sync:' {write} return 'true'"
-        );
+        let script =
+            format!("local call, S = redis.call, ARGV[1] .. ':sync:' {write} return 'true'");
         sim.eval(&script).unwrap();
         sim.nodes[1].restart();
         for i in 0..2 {
@@ -168,8 +168,25 @@ fn rubbish_among_the_nodes_own_records_does_not_stop_them() {
 fn private_keys_of_a_wrong_type_are_made_anew() {
     let mut sim = joined();
     let keys = [
-        "epoch", "wiped", "run", "process", "loss", "version", "floor", "records", "index", "graves", "beat-seq", "beat-index",
-        "total-seq", "totals", "total-index", "nodes", "spaces", "lease", "meta:default",
+        "epoch",
+        "wiped",
+        "run",
+        "process",
+        "loss",
+        "version",
+        "floor",
+        "records",
+        "index",
+        "graves",
+        "beat-seq",
+        "beat-index",
+        "total-seq",
+        "totals",
+        "total-index",
+        "nodes",
+        "spaces",
+        "lease",
+        "meta:default",
         "beat:default",
     ];
     for key in keys {

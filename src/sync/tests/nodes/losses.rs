@@ -96,7 +96,8 @@ fn a_removal_that_a_node_hears_of_late_does_not_take_back_what_was_registered_si
     let data = sim.redis.data();
     sim.redis.start_again_with(&data);
     sim.until("node 0 has told", |sim| {
-        sim.nodes[0].registry().shared().unseen == 0 && sim.nodes[0].queued() == 0
+        sim.nodes[0].registry().shared().unseen == 0
+            && sim.nodes[0].queued() == 0
             && sim.nodes[0].registry().shared().connected == 1
     });
     sim.settle();
