@@ -139,18 +139,17 @@ impl Registry<'_> {
             let weight = registration.weight.unwrap_or(old.weight);
             let max_conns = registration.max_conns.unwrap_or(old.max_conns);
             let mut bits = pending::ADD;
-            if weight != old.weight {
+            if registration.weight.is_some() {
                 bits |= pending::WEIGHT;
             }
-            if max_conns != old.max_conns {
+            if registration.max_conns.is_some() {
                 bits |= pending::MAX_CONNS;
             }
-            if bits != pending::ADD {
+            if (weight, max_conns) != (old.weight, old.max_conns) {
                 let new = Server { weight, max_conns, updated_wall: now.wall, ..old };
                 self.change(slot, new, bits, now);
-            } else if self.shares() {
-                self.g.servers[slot as usize] = self.news_of(old, bits, now);
-                self.enqueue(slot);
+            } else {
+                self.affirm(slot, bits, now);
             }
             return Ok(Change::of(&self.g.servers[slot as usize]));
         }
@@ -246,6 +245,8 @@ impl Registry<'_> {
             s.updated_wall = now.wall;
             self.change(slot, s, pending::SWITCH, now);
             self.say(if enable { Happening::Enabled } else { Happening::Disabled }, slot, events);
+        } else {
+            self.affirm(slot, pending::SWITCH, now);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
@@ -267,6 +268,8 @@ impl Registry<'_> {
         if old.weight != weight {
             let new = Server { weight, updated_wall: now.wall, ..old };
             self.change(slot, new, pending::WEIGHT, now);
+        } else {
+            self.affirm(slot, pending::WEIGHT, now);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
@@ -290,6 +293,8 @@ impl Registry<'_> {
             let new = Server { flags, updated_wall: now.wall, ..old };
             self.change(slot, new, pending::SWITCH, now);
             self.say(Happening::Draining, slot, events);
+        } else {
+            self.affirm(slot, pending::SWITCH, now);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
@@ -300,6 +305,15 @@ impl Registry<'_> {
         self.replace(slot, new);
         self.enqueue(slot);
         self.touch(new.space);
+    }
+
+    /// Notes that a part was set to what it is here already: at another node it may be something
+    /// else, and this is the later word.
+    fn affirm(&mut self, slot: u32, bits: u32, now: Now) {
+        if self.shares() {
+            self.g.servers[slot as usize] = self.news_of(self.g.servers[slot as usize], bits, now);
+            self.enqueue(slot);
+        }
     }
 
     /// Clears a server's statistics and failure marks, never its in-flight count.

@@ -79,6 +79,8 @@ pub struct Request {
     pub reset: bool,
     /// The node is about to go.
     pub leaving: bool,
+    /// The node has looked at all public keys.
+    pub scanned: bool,
     /// Milliseconds after which a silent node is taken for dead.
     pub node_ttl: u64,
     /// Milliseconds for which removals are remembered.
@@ -239,6 +241,8 @@ pub struct Done {
     pub nodes: u32,
     /// This node looks for what other programs write.
     pub lease: bool,
+    /// All public keys have been looked at since this run began.
+    pub scanned: bool,
     /// Servers that have changed.
     pub records: Vec<Record>,
     /// New cursors.
@@ -280,6 +284,8 @@ struct Reply {
     nodes: u32,
     #[serde(default)]
     lease: bool,
+    #[serde(default)]
+    scanned: bool,
     #[serde(default)]
     cursor: u64,
     #[serde(default)]
@@ -378,6 +384,7 @@ fn done(reply: Reply) -> Done {
         unknown: reply.unknown,
         nodes: reply.nodes,
         lease: reply.lease,
+        scanned: reply.scanned,
         cursors: (reply.cursor, reply.beat_cursor, reply.total_cursor),
         more: reply.more || reply.more_beats || reply.more_totals,
         ..Done::default()

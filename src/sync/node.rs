@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use super::courier::{Job, Outcome, Report};
 use super::exchange::{Answer, Count, Done, Identity, Item, Request};
-use crate::registry::AWAY_TOO_LONG;
 use crate::registry::{
-    Copied, Events, Network, Now, Registry, Round, Rules, SpaceName, Ticket, Unseen, Wipe,
+    AWAY_TOO_LONG, Copied, Events, Network, Now, Registry, Round, Rules, SpaceName, Ticket, Unseen,
+    WIPED, Wipe,
 };
 use crate::shm::{Shared, Zone, random_u64};
 
@@ -135,6 +135,10 @@ pub struct Node {
     lease: bool,
     /// What other nodes have on servers has been forgotten.
     alone: bool,
+    /// All public keys have been looked at, and Redis is to be told.
+    scanned: bool,
+    /// Servers that went because of a wipe.
+    forgotten: u64,
     /// All counts are to be told.
     reset: bool,
     /// Nodes have come or gone since the last round.
@@ -183,6 +187,8 @@ impl Node {
             complained: (0, String::new()),
             lease: false,
             alone: false,
+            scanned: false,
+            forgotten: 0,
             reset: true,
             at_once: true,
             offset: None,
@@ -356,6 +362,7 @@ impl Node {
             request.news.push(Item::of(&news));
         }
         request.reset = self.reset;
+        request.scanned = replace(&mut self.scanned, false);
         for _ in 0..COUNTS.min(self.counts.len()) {
             let Some((member, mean)) = self.counts.pop_front() else { break };
             request.counts.extend([Count::Server(member), Count::Mean(mean)]);
@@ -394,6 +401,9 @@ impl Node {
                 self.failed(why, zone, now);
             }
             Ok(Outcome::Scanned(done)) => {
+                self.scanned |= done;
+                // Somebody may wait for it, to obey a wipe.
+                self.more |= done && self.awaits_scan(zone);
                 self.next_scan =
                     if done { now.mono + self.settings.interval / 2 } else { now.mono };
             }
@@ -488,7 +498,11 @@ impl Node {
                 let Ok(mut registry) = Registry::lock(zone) else { return };
                 // A start may have found that it was away for too long.
                 let away = behind || !lost && purged && registry.shared().unseen == DROP;
-                let unseen = if away { DROP } else { TELL };
+                let unseen = match registry.shared().unseen {
+                    WIPED => WIPED,
+                    _ if away => DROP,
+                    _ => TELL,
+                };
                 drop(registry);
                 self.phase = Phase::Marking { next: 0, others: 0, epoch, run, unseen };
             }
@@ -674,7 +688,8 @@ impl Node {
             (shared.cursor, shared.beat_cursor, shared.total_cursor) = done.cursors;
         }
         let complete = read && !done.more;
-        let unseen = shared.unseen != 0;
+        // After a wipe the public keys say who stays: they have to be looked at first.
+        let settles = shared.unseen != 0 && (shared.unseen != WIPED || done.scanned);
         if complete {
             shared.synced_wall = now.wall;
             // After a time without Redis everybody has a whole TTL to be heard of again.
@@ -685,7 +700,7 @@ impl Node {
             shared.heard_until = shared.heard_until.max(asked);
         }
         drop(registry);
-        if complete && unseen {
+        if complete && settles {
             self.phase = Phase::Settling(0);
             return Next::Again;
         }
@@ -693,7 +708,11 @@ impl Node {
     }
 
     fn unseen(&self, unseen: u32) -> Unseen {
-        if unseen == DROP { Unseen::Drop(self.settings.tombstone_ttl) } else { Unseen::Tell }
+        match unseen {
+            DROP => Unseen::Drop(self.settings.tombstone_ttl),
+            WIPED => Unseen::Wipe,
+            _ => Unseen::Tell,
+        }
     }
 
     /// Begins to read everything: a slice of the servers is marked as not found yet.
@@ -735,16 +754,29 @@ impl Node {
         while !through && began.elapsed() < TURN && self.events.len() < SLICE as usize {
             let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
             let unseen = self.unseen(registry.shared().unseen);
-            through = registry.settle_unseen(&mut next, SLICE, unseen, now, &mut self.events);
+            let forgotten;
+            (forgotten, through) =
+                registry.settle_unseen(&mut next, SLICE, unseen, now, &mut self.events);
+            self.forgotten += forgotten;
             if through {
                 let shared = registry.shared();
                 (shared.unseen, shared.resumed) = (0, now.mono);
+            }
+            drop(registry);
+            if through && unseen == Unseen::Wipe {
+                let n = replace(&mut self.forgotten, 0);
+                let line = format!("Redis was emptied on purpose: {n} servers forgotten");
+                self.say(Level::Notice, line);
             }
         }
         if !through {
             self.phase = Phase::Settling(next);
         }
         Next::Again
+    }
+
+    fn awaits_scan(&self, zone: &Zone) -> bool {
+        Registry::lock(zone).is_ok_and(|mut registry| registry.shared().unseen == WIPED)
     }
 
     /// Forgets a slice of what other nodes have on servers.
@@ -771,15 +803,13 @@ impl Node {
             registry.wipe(&mut wipe, SLICE);
             if wipe.done {
                 let shared = registry.shared();
-                (shared.epoch, shared.run) = (epoch.0, 0);
+                (shared.epoch, shared.run, shared.unseen) = (epoch.0, 0, WIPED);
             }
         }
         if !wipe.done {
             self.phase = Phase::Wiping(wipe, epoch);
             return Next::Again;
         }
-        let n = wipe.forgotten;
-        self.say(Level::Notice, format!("Redis was emptied on purpose: {n} servers forgotten"));
         self.more = true;
         Next::Again
     }
