@@ -1,7 +1,6 @@
 //! Requests of all nodes, added up.
 
 use super::super::sim::{Cable, INTERVAL, Key, Sim};
-use super::*;
 
 const A: Key = ("default", 1);
 
