@@ -111,9 +111,11 @@ sub changes {
     change($nodes[0], remove => '127.0.0.9:3');
     change($nodes[-1], add => '127.0.0.9:6');
     change($nodes[0], add => '127.0.0.9:7', ns => 'default');
-    change($nodes[0], remove => '127.0.0.9:4');
-    change($nodes[0], add => '127.0.0.9:4');
     change($nodes[-1], add => '127.0.0.9:8', ns => 'fresh');
+    change($nodes[0], remove => '127.0.0.9:4');
+    # What follows at once is in sync-order.t.
+    sleep $INTERVAL;
+    change($nodes[0], add => '127.0.0.9:4');
     return;
 }
 

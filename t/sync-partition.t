@@ -77,6 +77,8 @@ for my $case (
 # Changes of one server: [who, what ...] in the order of time, and what it is in the end on all.
 my @STORIES = (
     [ 'the later weight counts', [ [ 0, weight => weight => 5 ], [ 1, weight => weight => 7 ] ], { weight => 7 } ],
+    [ 'a later weight that is the one it had there', [ [ 0, weight => weight => 5 ], [ 1, weight => weight => 1 ] ], { weight => 1 } ],
+    [ 'a later switch to what it was there', [ [ 1, toggle => action => 'disable' ], [ 0, toggle => action => 'enable' ] ], { state => 'up' } ],
     [ 'on whatever node', [ [ 1, weight => weight => 5 ], [ 0, weight => weight => 7 ] ], { weight => 7 } ],
     [ 'the later switch', [ [ 0, toggle => action => 'disable' ], [ 1, toggle => action => 'disable' ], [ 1, toggle => action => 'enable' ] ],
         { enabled => 'true', state => 'up' } ],

@@ -332,4 +332,23 @@ subtest 'a state file that is older than what Redis has' => sub {
     $_->log_is_clean for $node, $other;
 };
 
+subtest 'a state file that is older than removals are remembered' => sub {
+    my $redis = RegistryTest->redis;
+    my $ttl = 1.5 * time_scale();
+    my ($node, $other) = map { node(redis => $redis, settings => { redis_tombstone_ttl => ms($ttl), $_ ? (state_file => 'main.json') : () }) } 1, 0;
+    connected($_) for $node, $other;
+    change($node, add => "127.0.0.9:$_") for 1 .. 4;
+    agree([ $node, $other ], [ map { "127.0.0.9:$_" } 1 .. 4 ], 'four servers');
+    ok(wait_until(sub { slurp($node->dir . '/main.json') =~ /127\.0\.0\.9:4"/ }) && $node->quit, 'one node is gone');
+    change($other, remove => "127.0.0.9:$_") for 1, 2;
+    ok(pushed($other), 'the other removes two');
+    ok(wait_until(sub { !@{ $redis->cli(ZRANGE => 'upstream:sync:graves', 0, -1) } }, $ttl + 5 * time_scale()), 'which is forgotten');
+    $node->start;
+    ok(connected($node), 'started again');
+    sleep 4 * $INTERVAL;
+    agree([ $node, $other ], [ map { "127.0.0.9:$_" } 3, 4 ], 'it brings neither back');
+    redis_agrees($redis, [ $node, $other ], 'in Redis neither');
+    $_->log_is_clean for $node, $other;
+};
+
 done_testing;
