@@ -47,27 +47,39 @@ pub struct Courier {
     timeout: Duration,
     stop: Stop,
     link: Option<Link>,
+    /// The link has answered no exchange yet.
+    new: bool,
     scanner: Scanner,
 }
 
 impl Courier {
     /// One that is not connected yet. `stop` ends what it waits for.
     pub fn new(endpoint: Endpoint, timeout: Duration, stop: Stop) -> Self {
-        Self { endpoint, timeout, stop, link: None, scanner: Scanner::default() }
+        Self { endpoint, timeout, stop, link: None, new: true, scanner: Scanner::default() }
     }
 
     /// Does a job.
-    pub fn work(&mut self, job: Job) -> Report {
+    pub fn work(&mut self, mut job: Job) -> Report {
         let mut warnings = Vec::new();
-        let outcome = self.try_work(&job, &mut warnings).map_err(|e| e.to_string());
+        let outcome = self.try_work(&mut job, &mut warnings).map_err(|e| e.to_string());
         Report { outcome, warnings }
     }
 
-    fn try_work(&mut self, job: &Job, warnings: &mut Vec<String>) -> Result<Outcome, LinkError> {
+    fn try_work(
+        &mut self,
+        job: &mut Job,
+        warnings: &mut Vec<String>,
+    ) -> Result<Outcome, LinkError> {
         let mut link = match self.link.take() {
             Some(link) => link,
-            None => Link::open_until(&self.endpoint, self.timeout, &self.stop)?,
+            None => {
+                self.new = true;
+                Link::open_until(&self.endpoint, self.timeout, &self.stop)?
+            }
         };
+        if let Job::Exchange(request) = job {
+            request.connected = self.new;
+        }
         let done = self.with(&mut link, job, warnings);
         if let Err(LinkError::WrongType(_)) = &done {
             // The job fails, and the next one finds them gone.
@@ -94,6 +106,7 @@ impl Courier {
         match job {
             Job::Exchange(request) => {
                 let answer = exchange(link, request)?;
+                self.new = false;
                 self.look_at(&answer, warnings);
                 Ok(Outcome::Exchanged(answer))
             }

@@ -37,10 +37,13 @@ local epochs = call('GET', S .. 'epoch')
 local head = epochs and identity(string.match(epochs, '^%S+'))
 
 -- Another process has these data than had them last: Redis was started again, or a replica has taken
--- over. Something may be lost that no version shows, once others have written more. A user that may
--- not run INFO does without.
-local info = redis.pcall('INFO', 'server')
-local process = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+-- over. Something may be lost that no version shows, once others have written more. No connection
+-- outlives that, so whoever has just connected looks. A user that may not run INFO does without.
+local process
+if q.connected or not run then
+  local info = redis.pcall('INFO', 'server')
+  process = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
+end
 
 local function public_key(ns, rest)
   return q.prefix .. ':' .. (ns == 'default' and '' or ns .. ':') .. rest
@@ -49,7 +52,7 @@ end
 local function renew()
   run = q.new_run
   call('SET', S .. 'run', run)
-  call('SET', S .. 'process', process)
+  if process then call('SET', S .. 'process', process) end
   for _, node in ipairs(call('ZRANGE', S .. 'nodes', 0, -1)) do
     call('DEL', S .. 'counts:' .. node)
   end
@@ -74,7 +77,7 @@ elseif q.epoch ~= '' and q.epoch ~= head then
 end
 local lost = q.run ~= '' and (not run or version < q.cursor)
 local behind = q.cursor > 0 and q.cursor < floor
-local moved = run and call('GET', S .. 'process') ~= process
+local moved = run and process and call('GET', S .. 'process') ~= process
 if not run or moved or (lost and run == q.run) then renew() end
 if lost then call('SET', S .. 'loss', run) end
 if run ~= q.run then

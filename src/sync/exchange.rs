@@ -55,6 +55,8 @@ pub struct Request {
     pub beat_cursor: u64,
     /// Number up to which counts have been read.
     pub total_cursor: u64,
+    /// The connection is new.
+    pub connected: bool,
     /// Everything is being read.
     pub snapshot: bool,
     /// By Redis' clock, in milliseconds: ages count from then. What a command waits for on its way
