@@ -63,11 +63,7 @@ impl History {
                         said.weight.push((at, weight.unwrap_or(1)));
                         said.on.push((at, true));
                     }
-                    Some(v) => {
-                        if let Some(weight) = weight.filter(|weight| *weight != v.weight) {
-                            said.weight.push((at, weight));
-                        }
-                    }
+                    Some(_) => said.weight.extend(weight.map(|weight| (at, weight))),
                 }
                 format!("add {weight:?}")
             }
@@ -81,21 +77,20 @@ impl History {
             5 | 6 => {
                 let on = what == 5;
                 let done = node.toggle(key, on);
-                let drains = known.is_some_and(|v| v.state == State::Draining);
-                if known.is_some_and(|v| v.enabled != on) || (drains && on) {
+                if done {
                     said.on.push((at, on));
                 }
                 format!("toggle {on} {done}")
             }
             7 | 8 => {
                 let done = node.set_weight(key, weight);
-                if known.is_some_and(|v| v.weight != weight) {
+                if done {
                     said.weight.push((at, weight));
                 }
                 format!("weight {weight} {done}")
             }
             // That of a server that is switched off is not seen here.
-            9 if known.is_some_and(|v| v.state == State::Up) => {
+            9 if known.is_some_and(|v| v.state != State::Down) => {
                 said.on.push((at, true));
                 format!("drain {}", node.drain(key))
             }
