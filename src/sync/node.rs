@@ -141,6 +141,8 @@ pub struct Node {
     at_once: bool,
     /// Redis' clock less the monotonic one, as the quickest of the last answers have it.
     offset: Option<i64>,
+    /// Since when that is so, by the monotonic clock.
+    offset_since: u64,
     tickets: Vec<Ticket>,
     counts: VecDeque<(String, u32)>,
     copies: Vec<Copied>,
@@ -186,6 +188,7 @@ impl Node {
             reset: true,
             at_once: true,
             offset: None,
+            offset_since: 0,
             tickets: Vec::new(),
             counts: VecDeque::new(),
             copies: Vec::with_capacity(SLICE as usize),
@@ -471,7 +474,6 @@ impl Node {
                 self.phase = Phase::Taking { done, asked, part: 0, at: 0 };
             }
             Answer::Late(clock) => {
-                self.offset = None;
                 self.set_clock(clock, now);
                 self.more = true;
                 self.told_in_vain();
@@ -522,8 +524,15 @@ impl Node {
         let offset = clock as i64 - now.mono as i64;
         // One that says less was longer on its way, or the clock is slower, or was set.
         let most = (self.settings.timeout + 500) as i64;
-        let quick = self.offset.filter(|best| (0..most).contains(&(best - offset)));
-        self.offset = Some(quick.map_or(offset, |best| offset.max(best - 1)));
+        let slower = now.mono.saturating_sub(self.offset_since) / 1000;
+        match self.offset.map(|best| best - slower as i64) {
+            // Never by more than clocks drift: what was said later here must not become earlier.
+            Some(best) if (1..most).contains(&(best - offset)) => {
+                self.offset = Some(best);
+                self.offset_since += slower * 1000;
+            }
+            _ => (self.offset, self.offset_since) = (Some(offset), now.mono),
+        }
     }
 
     /// When Redis made an answer. What it says of ages is true then.
