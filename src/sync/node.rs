@@ -137,6 +137,8 @@ pub struct Node {
     alone: bool,
     /// All counts are to be told.
     reset: bool,
+    /// All counts are to be told once more: Redis has forgotten some.
+    recount: bool,
     /// Nodes have come or gone since the last round.
     at_once: bool,
     /// Redis' clock less the monotonic one, as the quickest of the last answers have it.
@@ -186,6 +188,7 @@ impl Node {
             lease: false,
             alone: false,
             reset: true,
+            recount: false,
             at_once: true,
             offset: None,
             offset_since: 0,
@@ -278,7 +281,8 @@ impl Node {
         self.last_start = now.mono;
         if now.mono >= self.next_round && self.counts.is_empty() {
             self.next_round = now.mono + self.settings.interval;
-            let (at_once, all) = (replace(&mut self.at_once, false), self.reset);
+            let all = replace(&mut self.recount, false) || self.reset;
+            let at_once = replace(&mut self.at_once, false);
             let round = Round::new(at_once, all);
             return self.round(round, zone, now);
         }
@@ -642,9 +646,11 @@ impl Node {
             }
             _ => {
                 let end = end(done.totals.len(), *at);
-                for (space, address, total) in &done.totals[*at..end] {
+                for (space, address, total, mine) in &done.totals[*at..end] {
                     if let Some(space) = SpaceName::new(space.as_bytes()) {
-                        registry.take_total(space, address.as_bytes(), *total);
+                        let lost = registry.take_total(space, address.as_bytes(), *total, *mine);
+                        // Unless this node has more counts than fit into one exchange.
+                        self.recount |= lost && self.counts.is_empty();
                     }
                 }
                 *at = end;
