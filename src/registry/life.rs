@@ -138,6 +138,7 @@ impl Registry<'_> {
             let old = self.g.servers[slot as usize];
             let weight = registration.weight.unwrap_or(old.weight);
             let max_conns = registration.max_conns.unwrap_or(old.max_conns);
+            // What is as it was here may be otherwise on other nodes by now, and this was said last.
             let mut bits = pending::ADD;
             if registration.weight.is_some() {
                 bits |= pending::WEIGHT;
@@ -149,7 +150,7 @@ impl Registry<'_> {
                 let new = Server { weight, max_conns, updated_wall: now.wall, ..old };
                 self.change(slot, new, bits, now);
             } else {
-                self.affirm(slot, bits, now);
+                self.confirm(slot, bits, now);
             }
             return Ok(Change::of(&self.g.servers[slot as usize]));
         }
@@ -246,7 +247,7 @@ impl Registry<'_> {
             self.change(slot, s, pending::SWITCH, now);
             self.say(if enable { Happening::Enabled } else { Happening::Disabled }, slot, events);
         } else {
-            self.affirm(slot, pending::SWITCH, now);
+            self.confirm(slot, pending::SWITCH, now);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
@@ -269,7 +270,7 @@ impl Registry<'_> {
             let new = Server { weight, updated_wall: now.wall, ..old };
             self.change(slot, new, pending::WEIGHT, now);
         } else {
-            self.affirm(slot, pending::WEIGHT, now);
+            self.confirm(slot, pending::WEIGHT, now);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
@@ -294,9 +295,18 @@ impl Registry<'_> {
             self.change(slot, new, pending::SWITCH, now);
             self.say(Happening::Draining, slot, events);
         } else {
-            self.affirm(slot, pending::SWITCH, now);
+            self.confirm(slot, pending::SWITCH, now);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
+    }
+
+    /// Notes that something was said that is so already: other nodes may have heard otherwise, and
+    /// what was said last counts.
+    fn confirm(&mut self, slot: u32, bits: u32, now: Now) {
+        if self.shares() {
+            self.g.servers[slot as usize] = self.news_of(self.g.servers[slot as usize], bits, now);
+            self.enqueue(slot);
+        }
     }
 
     /// Makes a change that other nodes are to be told of; `bits` say what is new.
@@ -305,15 +315,6 @@ impl Registry<'_> {
         self.replace(slot, new);
         self.enqueue(slot);
         self.touch(new.space);
-    }
-
-    /// Notes that a part was set to what it is here already: at another node it may be something
-    /// else, and this is the later word.
-    fn affirm(&mut self, slot: u32, bits: u32, now: Now) {
-        if self.shares() {
-            self.g.servers[slot as usize] = self.news_of(self.g.servers[slot as usize], bits, now);
-            self.enqueue(slot);
-        }
     }
 
     /// Clears a server's statistics and failure marks, never its in-flight count.

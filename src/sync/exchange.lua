@@ -286,6 +286,9 @@ local function change(o)
       d = o.d, r = o.r, st = told - (o.sa or old[3]), dt = told - o.da,
     }
     save(m, r)
+    -- Nodes that never lost it find that their requests on it are not counted any more.
+    total_seq = total_seq + 1
+    call('ZADD', S .. 'total-index', int(total_seq), m)
     call('SADD', S .. 'spaces', ns)
     local heard = put_beat(ns, addr, m, told - o.hb, o.weak)
     put_meta(ns, addr, r, heard)
@@ -553,10 +556,12 @@ if q.most_records > 0 then
   out.more_totals = more or nil
   if #members > 0 then
     local sums = call('HMGET', S .. 'totals', unpack(members))
+    local mine = q.node and call('HMGET', S .. 'counts:' .. q.node, unpack(members)) or {}
     local totals = {}
     for i, m in ipairs(members) do
       totals[#totals + 1] = m
       totals[#totals + 1] = whole(sums[i])
+      totals[#totals + 1] = whole(mine[i])
     end
     out.totals = totals
   end

@@ -141,10 +141,14 @@ pub struct Node {
     forgotten: u64,
     /// All counts are to be told.
     reset: bool,
+    /// All counts are to be told once more: Redis has forgotten some.
+    recount: bool,
     /// Nodes have come or gone since the last round.
     at_once: bool,
     /// Redis' clock less the monotonic one, as the quickest of the last answers have it.
     offset: Option<i64>,
+    /// Since when that is so, by the monotonic clock.
+    offset_since: u64,
     tickets: Vec<Ticket>,
     counts: VecDeque<(String, u32)>,
     copies: Vec<Copied>,
@@ -190,8 +194,10 @@ impl Node {
             scanned: false,
             forgotten: 0,
             reset: true,
+            recount: false,
             at_once: true,
             offset: None,
+            offset_since: 0,
             tickets: Vec::new(),
             counts: VecDeque::new(),
             copies: Vec::with_capacity(SLICE as usize),
@@ -281,7 +287,8 @@ impl Node {
         self.last_start = now.mono;
         if now.mono >= self.next_round && self.counts.is_empty() {
             self.next_round = now.mono + self.settings.interval;
-            let (at_once, all) = (replace(&mut self.at_once, false), self.reset);
+            let all = replace(&mut self.recount, false) || self.reset;
+            let at_once = replace(&mut self.at_once, false);
             let round = Round::new(at_once, all);
             return self.round(round, zone, now);
         }
@@ -481,7 +488,6 @@ impl Node {
                 self.phase = Phase::Taking { done, asked, part: 0, at: 0 };
             }
             Answer::Late(clock) => {
-                self.offset = None;
                 self.set_clock(clock, now);
                 self.more = true;
                 self.told_in_vain();
@@ -536,8 +542,15 @@ impl Node {
         let offset = clock as i64 - now.mono as i64;
         // One that says less was longer on its way, or the clock is slower, or was set.
         let most = (self.settings.timeout + 500) as i64;
-        let quick = self.offset.filter(|best| (0..most).contains(&(best - offset)));
-        self.offset = Some(quick.map_or(offset, |best| offset.max(best - 1)));
+        let slower = now.mono.saturating_sub(self.offset_since) / 1000;
+        match self.offset.map(|best| best - slower as i64) {
+            // Never by more than clocks drift: what was said later here must not become earlier.
+            Some(best) if (1..most).contains(&(best - offset)) => {
+                self.offset = Some(best);
+                self.offset_since += slower * 1000;
+            }
+            _ => (self.offset, self.offset_since) = (Some(offset), now.mono),
+        }
     }
 
     /// When Redis made an answer. What it says of ages is true then.
@@ -647,9 +660,11 @@ impl Node {
             }
             _ => {
                 let end = end(done.totals.len(), *at);
-                for (space, address, total) in &done.totals[*at..end] {
+                for (space, address, total, mine) in &done.totals[*at..end] {
                     if let Some(space) = SpaceName::new(space.as_bytes()) {
-                        registry.take_total(space, address.as_bytes(), *total);
+                        let lost = registry.take_total(space, address.as_bytes(), *total, *mine);
+                        // Unless this node has more counts than fit into one exchange.
+                        self.recount |= lost && self.counts.is_empty();
                     }
                 }
                 *at = end;
