@@ -148,5 +148,39 @@ for my $key (qw(servers:meta servers:zset heartbeat)) {
     };
 }
 
+subtest 'private keys that somebody has spoilt' => sub {
+    call($nodes[0], remove => "127.0.0.9:$_") for 5, 6;
+    change($nodes[0], add => "127.0.0.9:$_", weight => $_) for 1 .. 4;
+    my @servers = map { "127.0.0.9:$_ $_ 1000 true up" } 1 .. 4;
+    agree(\@nodes, \@servers, 'four servers');
+    my @keys = grep { !/:sync:(?:epoch|wiped|counts:)/ } @{ $redis->cli(KEYS => 'upstream:sync:*') };
+    cmp_ok(scalar @keys, '>=', 10, 'some keys');
+    for my $key (sort @keys) {
+        my @from = since();
+        # One type that none of them has.
+        $redis->cli(EVAL => "redis.call('DEL', KEYS[1]) redis.call('XADD', KEYS[1], '*', 'a', 'b')", 1, $key);
+        # That one is read on new connections.
+        $redis->cli(CLIENT => KILL => TYPE => 'normal') if $key =~ /:process$/;
+        my $weight = 10 + int rand 1000;
+        change($nodes[1], weight => '127.0.0.9:1', weight => $weight);
+        agree(\@nodes, [ "127.0.0.9:1 $weight 1000 true up", @servers[ 1 .. 3 ] ], "$key of another type: changes go on", timeout => 10 * time_scale());
+        ok(pushed($_, 10 * time_scale()), 'and are pushed') for @nodes;
+        redis_agrees($redis, \@nodes, 'Redis has them', timeout => 10 * time_scale());
+        my @lines = map { redis_lines($nodes[$_], $from[$_]) } 0, 1;
+        cmp_ok(scalar @lines, '<=', 6, 'the log says little') or diag(join "\n", @lines);
+        if (!ok(wait_until(sub { ($redis->cli(TYPE => $key) // '') ne 'stream' }), 'it is one of the nodes\' again')) {
+            $redis->cli(DEL => $key);
+        }
+        @from = since();
+        $redis->cli(DEL => $key);
+        $weight++;
+        change($nodes[0], weight => '127.0.0.9:1', weight => $weight);
+        agree(\@nodes, [ "127.0.0.9:1 $weight 1000 true up", @servers[ 1 .. 3 ] ], 'deleted: changes go on too', timeout => 10 * time_scale());
+    }
+    change($nodes[0], remove => '127.0.0.9:2');
+    agree(\@nodes, [ map { "127.0.0.9:$_" } 1, 3, 4 ], 'all is well');
+    redis_agrees($redis, \@nodes, 'in Redis too');
+};
+
 $_->log_is_clean for @nodes;
 done_testing;

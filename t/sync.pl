@@ -143,6 +143,7 @@ my @SAYS = (
     [ lost    => qr/\[warn\] .*registry "main": Redis has lost data: the servers that are known here are written again$/ ],
     [ skipped => qr/\[warn\] .*registry "main": entry ".*" of "\S+" in Redis is skipped: .+$/ ],
     [ alone   => qr/\[warn\] .*registry "main": key "\S+" in Redis is left alone: it is no \w+/ ],
+    [ mended  => qr/\[warn\] .*registry "main": key "\S+" in Redis had a wrong type and is made anew$/ ],
     [ missing => qr/\[warn\] .*registry "main": \d+ of \d+ servers are missing in "\S+" in Redis and are written again;/ ],
     [ foreign => qr/\[warn\] .*registry "main": the data in Redis are others than before, .* both are kept$/ ],
     [ behind  => qr/\[warn\] .*registry "main": this node was away from Redis for longer than removals are remembered/ ],
