@@ -136,8 +136,9 @@ local function record(m)
   if not fine or type(r) ~= 'table' then return nil end
   for _, field in ipairs(r.x and { 'v', 'a', 'x' } or NUMBERS) do
     if type(r[field]) ~= 'number' then return nil end
-    -- The clock may have gone back, or another Redis, with another clock, has taken over.
-    if field ~= 'v' and r[field] > now then r[field] = now end
+    -- The clock has gone back, or another Redis, with another clock, has taken over. How long ago
+    -- it was is not known: what is said now is later.
+    if field ~= 'v' and r[field] > now + 1000 then r[field] = now - 60000 end
   end
   return r
 end
