@@ -56,8 +56,9 @@ local function renew()
   for _, node in ipairs(call('ZRANGE', S .. 'nodes', 0, -1)) do
     call('DEL', S .. 'counts:' .. node)
   end
-  for _, m in ipairs(call('HKEYS', S .. 'totals')) do
-    local ns, addr = string.match(m, '^(%S+) (.+)$')
+  local totals = call('HGETALL', S .. 'totals')
+  for i = 1, #totals, 2 do
+    local ns, addr = string.match(totals[i], '^(%S+) (.+)$')
     -- One of another type is left alone.
     if ns then redis.pcall('ZADD', public_key(ns, 'servers:zset'), 'XX', 0, addr) end
   end

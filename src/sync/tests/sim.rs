@@ -315,9 +315,25 @@ impl Sim {
         n: usize,
         adapt: impl Fn(&mut Settings),
     ) -> Self {
+        let url = redis.url();
+        Self::build(&url, redis, prefix, n, adapt)
+    }
+
+    /// Nodes that go to Redis by another URL than the test does.
+    pub(super) fn at(url: &str, redis: Server, n: usize) -> Self {
+        Self::build(url, redis, "upstream", n, |_| {})
+    }
+
+    fn build(
+        url: &str,
+        redis: Server,
+        prefix: &str,
+        n: usize,
+        adapt: impl Fn(&mut Settings),
+    ) -> Self {
         let mut nodes = Vec::new();
         for i in 0..n {
-            let endpoint = Endpoint::parse(&redis.url()).unwrap();
+            let endpoint = Endpoint::parse(url).unwrap();
             let mut settings = Settings {
                 prefix: prefix.to_owned(),
                 name: format!("n{i}"),
