@@ -43,7 +43,7 @@ pub use means::Round;
 pub use network::{Network, NetworkError};
 pub use news::{News, Outcome, Ticket, What};
 pub use order::{Group, Order, Ready};
-pub use remote::{AWAY_TOO_LONG, LiveRecord, Record, RecordState, Unseen, Wipe};
+pub use remote::{AWAY_TOO_LONG, LiveRecord, Record, RecordState, Unseen, WIPED, Wipe};
 pub use saved::{Copied, Merge, SavedServer, Snapshot, Source, SwitchedOff};
 pub use space::{SpaceName, SpaceRef};
 pub use statics::StaticServer;

@@ -138,19 +138,19 @@ impl Registry<'_> {
             let old = self.g.servers[slot as usize];
             let weight = registration.weight.unwrap_or(old.weight);
             let max_conns = registration.max_conns.unwrap_or(old.max_conns);
+            // What is as it was here may be otherwise on other nodes by now, and this was said last.
             let mut bits = pending::ADD;
-            if weight != old.weight {
+            if registration.weight.is_some() {
                 bits |= pending::WEIGHT;
             }
-            if max_conns != old.max_conns {
+            if registration.max_conns.is_some() {
                 bits |= pending::MAX_CONNS;
             }
-            if bits != pending::ADD {
+            if (weight, max_conns) != (old.weight, old.max_conns) {
                 let new = Server { weight, max_conns, updated_wall: now.wall, ..old };
                 self.change(slot, new, bits, now);
-            } else if self.shares() {
-                self.g.servers[slot as usize] = self.news_of(old, bits, now);
-                self.enqueue(slot);
+            } else {
+                self.confirm(slot, bits, now);
             }
             return Ok(Change::of(&self.g.servers[slot as usize]));
         }
@@ -246,6 +246,8 @@ impl Registry<'_> {
             s.updated_wall = now.wall;
             self.change(slot, s, pending::SWITCH, now);
             self.say(if enable { Happening::Enabled } else { Happening::Disabled }, slot, events);
+        } else {
+            self.confirm(slot, pending::SWITCH, now);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
@@ -267,6 +269,8 @@ impl Registry<'_> {
         if old.weight != weight {
             let new = Server { weight, updated_wall: now.wall, ..old };
             self.change(slot, new, pending::WEIGHT, now);
+        } else {
+            self.confirm(slot, pending::WEIGHT, now);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
@@ -290,8 +294,19 @@ impl Registry<'_> {
             let new = Server { flags, updated_wall: now.wall, ..old };
             self.change(slot, new, pending::SWITCH, now);
             self.say(Happening::Draining, slot, events);
+        } else {
+            self.confirm(slot, pending::SWITCH, now);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))
+    }
+
+    /// Notes that something was said that is so already: other nodes may have heard otherwise, and
+    /// what was said last counts.
+    fn confirm(&mut self, slot: u32, bits: u32, now: Now) {
+        if self.shares() {
+            self.g.servers[slot as usize] = self.news_of(self.g.servers[slot as usize], bits, now);
+            self.enqueue(slot);
+        }
     }
 
     /// Makes a change that other nodes are to be told of; `bits` say what is new.

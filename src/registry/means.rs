@@ -103,15 +103,19 @@ impl Registry<'_> {
         round.done = end >= high;
     }
 
-    /// Takes the sum of all nodes' means for a server, in thousandths, this node's as it was told.
-    pub fn take_total(&mut self, space: SpaceName<'_>, name: &[u8], total: u64) {
+    /// Takes the sum of all nodes' means for a server, and this node's as Redis has it, in
+    /// thousandths. True when Redis has none though it was told: the server was removed and
+    /// registered again, while this node never lost it.
+    pub fn take_total(&mut self, space: SpaceName<'_>, name: &[u8], total: u64, mine: u64) -> bool {
         let Some(slot) = self.find_space(space).and_then(|s| self.find_name(s.slot, name)) else {
-            return;
+            return false;
         };
         let s = &mut self.g.servers[slot as usize];
-        let others = total.saturating_sub(u64::from(s.told_mean)) * 256 / 1000;
+        let others = total.saturating_sub(mine).saturating_mul(256) / 1000;
         s.others = u32::try_from(others).unwrap_or(u32::MAX).min(u32::MAX - 128);
+        let lost = mine == 0 && s.told_mean > 0;
         member::reclassify(&mut self.g, slot);
+        lost
     }
 
     /// Forgets what other nodes have on the next servers, `slots` at most: it is read anew. Returns

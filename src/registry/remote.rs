@@ -54,11 +54,16 @@ pub enum Unseen {
     /// They were removed while this node was away, for longer than removals are remembered. Only
     /// what was registered here since, no longer ago than this many milliseconds, is told.
     Drop(u64),
+    /// Everything was wiped on purpose: they go. What was registered since is told.
+    Wipe,
 }
 
 /// Value of [`Shared::unseen`] in a zone whose servers are older than removals are remembered:
 /// [`Unseen::Drop`].
 pub const AWAY_TOO_LONG: u32 = 2;
+
+/// Value of [`Shared::unseen`] after a planned wipe: [`Unseen::Wipe`].
+pub const WIPED: u32 = 3;
 
 /// Which servers go when everything in Redis was wiped on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,8 +71,6 @@ pub struct Wipe {
     /// When it happened, as [`Server::changed`] has it. Who registered later stays.
     at: u64,
     next: u32,
-    /// Servers forgotten.
-    pub forgotten: u64,
     /// It is through.
     pub done: bool,
 }
@@ -75,7 +78,7 @@ pub struct Wipe {
 impl Wipe {
     /// One that happened so many milliseconds ago.
     pub fn new(age: u64, now: Now) -> Self {
-        Self { at: stamp_of_age(age, now), next: 0, forgotten: 0, done: false }
+        Self { at: stamp_of_age(age, now), next: 0, done: false }
     }
 }
 
@@ -385,7 +388,7 @@ impl Registry<'_> {
     }
 
     /// Ends a snapshot: what of the next servers, `slots` at most, was not in it is told, or goes.
-    /// Returns whether it is through.
+    /// Returns how many went because of a wipe, and whether it is through.
     pub fn settle_unseen(
         &mut self,
         next: &mut u32,
@@ -393,7 +396,8 @@ impl Registry<'_> {
         unseen: Unseen,
         now: Now,
         events: &mut Events,
-    ) -> bool {
+    ) -> (u64, bool) {
+        let mut forgotten = 0;
         let end = self.g.header.high_water.min(next.saturating_add(slots));
         for slot in *next..end {
             let s = &mut self.g.servers[slot as usize];
@@ -412,14 +416,20 @@ impl Registry<'_> {
                         self.erase(slot);
                     }
                 }
+                Unseen::Wipe => {
+                    if s.pending & pending::ADD == 0 {
+                        self.erase(slot);
+                        forgotten += 1;
+                    }
+                }
             }
         }
         *next = end;
-        end >= self.g.header.high_water
+        (forgotten, end >= self.g.header.high_water)
     }
 
-    /// Obeys a planned wipe: the next servers, `slots` at most, are forgotten, and nothing that is
-    /// older is told.
+    /// Obeys a planned wipe: nothing that is older is told of the next servers, `slots` at most. They
+    /// go when it has been seen which of them are there again: see [`Unseen::Wipe`].
     pub fn wipe(&mut self, wipe: &mut Wipe, slots: u32) {
         let end = self.g.header.high_water.min(wipe.next.saturating_add(slots));
         for slot in wipe.next..end {
@@ -430,8 +440,7 @@ impl Registry<'_> {
                 if later && s.pending & pending::ADD != 0 {
                     self.tell_all(slot);
                 } else {
-                    self.erase(slot);
-                    wipe.forgotten += 1;
+                    self.nothing_pending(slot);
                 }
             } else if s.is_departed() {
                 self.forget_departed(slot);

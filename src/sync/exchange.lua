@@ -136,6 +136,8 @@ local function record(m)
   if not fine or type(r) ~= 'table' then return nil end
   for _, field in ipairs(r.x and { 'v', 'a', 'x' } or NUMBERS) do
     if type(r[field]) ~= 'number' then return nil end
+    -- The clock may have gone back, or another Redis, with another clock, has taken over.
+    if field ~= 'v' and r[field] > now then r[field] = now end
   end
   return r
 end
@@ -196,7 +198,8 @@ end
 local function put_beat(ns, addr, m, at, weak)
   at = math.min(at, now)
   local had = heard_at(ns, addr)
-  if had and (weak or at <= had) then return had end
+  -- One of a clock that was ahead says nothing any more.
+  if had and had <= now + 1000 and (weak or at <= had) then return had end
   local value = seconds(at)
   local key = beats(ns)
   if key then call('HSET', key, addr, value) end
@@ -283,6 +286,9 @@ local function change(o)
       d = o.d, r = o.r, st = told - (o.sa or old[3]), dt = told - o.da,
     }
     save(m, r)
+    -- Nodes that never lost it find that their requests on it are not counted any more.
+    total_seq = total_seq + 1
+    call('ZADD', S .. 'total-index', int(total_seq), m)
     call('SADD', S .. 'spaces', ns)
     local heard = put_beat(ns, addr, m, told - o.hb, o.weak)
     put_meta(ns, addr, r, heard)
@@ -462,6 +468,13 @@ if q.node then
     out.buried = true
   end
   out.nodes = call('ZCARD', S .. 'nodes')
+  if q.scanned then
+    local first = call('GET', S .. 'scanned') ~= run
+    call('SET', S .. 'scanned', run)
+    -- After a wipe the others wait for this.
+    if first then call('PUBLISH', S .. 'changes', q.node) end
+  end
+  out.scanned = call('GET', S .. 'scanned') == run
 
   -- One node looks for what other programs have written, and clears old graves away.
   local holder = call('GET', S .. 'lease')
@@ -543,10 +556,12 @@ if q.most_records > 0 then
   out.more_totals = more or nil
   if #members > 0 then
     local sums = call('HMGET', S .. 'totals', unpack(members))
+    local mine = q.node and call('HMGET', S .. 'counts:' .. q.node, unpack(members)) or {}
     local totals = {}
     for i, m in ipairs(members) do
       totals[#totals + 1] = m
       totals[#totals + 1] = whole(sums[i])
+      totals[#totals + 1] = whole(mine[i])
     end
     out.totals = totals
   end

@@ -79,6 +79,8 @@ pub struct Request {
     pub reset: bool,
     /// The node is about to go.
     pub leaving: bool,
+    /// The node has looked at all public keys.
+    pub scanned: bool,
     /// Milliseconds after which a silent node is taken for dead.
     pub node_ttl: u64,
     /// Milliseconds for which removals are remembered.
@@ -239,6 +241,8 @@ pub struct Done {
     pub nodes: u32,
     /// This node looks for what other programs write.
     pub lease: bool,
+    /// All public keys have been looked at since this run began.
+    pub scanned: bool,
     /// Servers that have changed.
     pub records: Vec<Record>,
     /// New cursors.
@@ -247,8 +251,8 @@ pub struct Done {
     pub more: bool,
     /// Signs of life: namespace, address, age.
     pub beats: Vec<(String, String, u64)>,
-    /// Requests on servers, of all nodes, in thousandths: namespace, address, sum.
-    pub totals: Vec<(String, String, u64)>,
+    /// Requests on servers in thousandths: namespace, address, sum of all nodes, this node's.
+    pub totals: Vec<(String, String, u64, u64)>,
     /// Public keys of a wrong type, and the type that they should be of.
     pub wrong: Vec<(String, String)>,
     /// Records that make no sense.
@@ -280,6 +284,8 @@ struct Reply {
     nodes: u32,
     #[serde(default)]
     lease: bool,
+    #[serde(default)]
+    scanned: bool,
     #[serde(default)]
     cursor: u64,
     #[serde(default)]
@@ -378,6 +384,7 @@ fn done(reply: Reply) -> Done {
         unknown: reply.unknown,
         nodes: reply.nodes,
         lease: reply.lease,
+        scanned: reply.scanned,
         cursors: (reply.cursor, reply.beat_cursor, reply.total_cursor),
         more: reply.more || reply.more_beats || reply.more_totals,
         ..Done::default()
@@ -398,24 +405,26 @@ fn done(reply: Reply) -> Done {
             None => done.nonsense.push(member.clone()),
         }
     }
-    let pairs = |cells: Vec<Cell>| {
-        let mut pairs = Vec::with_capacity(cells.len() / 2);
-        for pair in cells.chunks_exact(2) {
-            if let [Cell::Text(member), Cell::Number(n)] = pair
-                && let Some((namespace, address)) = member.split_once(' ')
-            {
-                pairs.push((namespace.to_owned(), address.to_owned(), milliseconds(*n)));
-            }
+    for cells in reply.beats.chunks_exact(2) {
+        if let [Cell::Text(member), Cell::Number(age)] = cells
+            && let Some((namespace, address)) = member.split_once(' ')
+        {
+            done.beats.push((namespace.to_owned(), address.to_owned(), milliseconds(*age)));
         }
-        pairs
-    };
-    done.beats = pairs(reply.beats);
-    done.totals = pairs(reply.totals);
+    }
+    for cells in reply.totals.chunks_exact(3) {
+        if let [Cell::Text(member), Cell::Number(total), Cell::Number(mine)] = cells
+            && let Some((namespace, address)) = member.split_once(' ')
+        {
+            let (total, mine) = (milliseconds(*total), milliseconds(*mine));
+            done.totals.push((namespace.to_owned(), address.to_owned(), total, mine));
+        }
+    }
     done.wrong.extend(reply.wrong.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())));
     done
 }
 
-/// Lua's numbers are floating-point ones.
+/// Milliseconds or thousandths: Lua's numbers are floating-point ones.
 fn milliseconds(n: f64) -> u64 {
     if n > 0.0 { n as u64 } else { 0 }
 }

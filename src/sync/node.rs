@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use super::courier::{Job, Outcome, Report};
 use super::exchange::{Answer, Count, Done, Identity, Item, Request};
-use crate::registry::AWAY_TOO_LONG;
 use crate::registry::{
-    Copied, Events, Network, Now, Registry, Round, Rules, SpaceName, Ticket, Unseen, Wipe,
+    AWAY_TOO_LONG, Copied, Events, Network, Now, Registry, Round, Rules, SpaceName, Ticket, Unseen,
+    WIPED, Wipe,
 };
 use crate::shm::{Shared, Zone, random_u64};
 
@@ -135,12 +135,20 @@ pub struct Node {
     lease: bool,
     /// What other nodes have on servers has been forgotten.
     alone: bool,
+    /// All public keys have been looked at, and Redis is to be told.
+    scanned: bool,
+    /// Servers that went because of a wipe.
+    forgotten: u64,
     /// All counts are to be told.
     reset: bool,
+    /// All counts are to be told once more: Redis has forgotten some.
+    recount: bool,
     /// Nodes have come or gone since the last round.
     at_once: bool,
     /// Redis' clock less the monotonic one, as the quickest of the last answers have it.
     offset: Option<i64>,
+    /// Since when that is so, by the monotonic clock.
+    offset_since: u64,
     tickets: Vec<Ticket>,
     counts: VecDeque<(String, u32)>,
     copies: Vec<Copied>,
@@ -183,9 +191,13 @@ impl Node {
             complained: (0, String::new()),
             lease: false,
             alone: false,
+            scanned: false,
+            forgotten: 0,
             reset: true,
+            recount: false,
             at_once: true,
             offset: None,
+            offset_since: 0,
             tickets: Vec::new(),
             counts: VecDeque::new(),
             copies: Vec::with_capacity(SLICE as usize),
@@ -275,7 +287,8 @@ impl Node {
         self.last_start = now.mono;
         if now.mono >= self.next_round && self.counts.is_empty() {
             self.next_round = now.mono + self.settings.interval;
-            let (at_once, all) = (replace(&mut self.at_once, false), self.reset);
+            let all = replace(&mut self.recount, false) || self.reset;
+            let at_once = replace(&mut self.at_once, false);
             let round = Round::new(at_once, all);
             return self.round(round, zone, now);
         }
@@ -356,6 +369,7 @@ impl Node {
             request.news.push(Item::of(&news));
         }
         request.reset = self.reset;
+        request.scanned = replace(&mut self.scanned, false);
         for _ in 0..COUNTS.min(self.counts.len()) {
             let Some((member, mean)) = self.counts.pop_front() else { break };
             request.counts.extend([Count::Server(member), Count::Mean(mean)]);
@@ -394,6 +408,9 @@ impl Node {
                 self.failed(why, zone, now);
             }
             Ok(Outcome::Scanned(done)) => {
+                self.scanned |= done;
+                // Somebody may wait for it, to obey a wipe.
+                self.more |= done && self.awaits_scan(zone);
                 self.next_scan =
                     if done { now.mono + self.settings.interval / 2 } else { now.mono };
             }
@@ -471,7 +488,6 @@ impl Node {
                 self.phase = Phase::Taking { done, asked, part: 0, at: 0 };
             }
             Answer::Late(clock) => {
-                self.offset = None;
                 self.set_clock(clock, now);
                 self.more = true;
                 self.told_in_vain();
@@ -488,7 +504,11 @@ impl Node {
                 let Ok(mut registry) = Registry::lock(zone) else { return };
                 // A start may have found that it was away for too long.
                 let away = behind || !lost && purged && registry.shared().unseen == DROP;
-                let unseen = if away { DROP } else { TELL };
+                let unseen = match registry.shared().unseen {
+                    WIPED => WIPED,
+                    _ if away => DROP,
+                    _ => TELL,
+                };
                 drop(registry);
                 self.phase = Phase::Marking { next: 0, others: 0, epoch, run, unseen };
             }
@@ -522,8 +542,15 @@ impl Node {
         let offset = clock as i64 - now.mono as i64;
         // One that says less was longer on its way, or the clock is slower, or was set.
         let most = (self.settings.timeout + 500) as i64;
-        let quick = self.offset.filter(|best| (0..most).contains(&(best - offset)));
-        self.offset = Some(quick.map_or(offset, |best| offset.max(best - 1)));
+        let slower = now.mono.saturating_sub(self.offset_since) / 1000;
+        match self.offset.map(|best| best - slower as i64) {
+            // Never by more than clocks drift: what was said later here must not become earlier.
+            Some(best) if (1..most).contains(&(best - offset)) => {
+                self.offset = Some(best);
+                self.offset_since += slower * 1000;
+            }
+            _ => (self.offset, self.offset_since) = (Some(offset), now.mono),
+        }
     }
 
     /// When Redis made an answer. What it says of ages is true then.
@@ -633,9 +660,11 @@ impl Node {
             }
             _ => {
                 let end = end(done.totals.len(), *at);
-                for (space, address, total) in &done.totals[*at..end] {
+                for (space, address, total, mine) in &done.totals[*at..end] {
                     if let Some(space) = SpaceName::new(space.as_bytes()) {
-                        registry.take_total(space, address.as_bytes(), *total);
+                        let lost = registry.take_total(space, address.as_bytes(), *total, *mine);
+                        // Unless this node has more counts than fit into one exchange.
+                        self.recount |= lost && self.counts.is_empty();
                     }
                 }
                 *at = end;
@@ -674,7 +703,8 @@ impl Node {
             (shared.cursor, shared.beat_cursor, shared.total_cursor) = done.cursors;
         }
         let complete = read && !done.more;
-        let unseen = shared.unseen != 0;
+        // After a wipe the public keys say who stays: they have to be looked at first.
+        let settles = shared.unseen != 0 && (shared.unseen != WIPED || done.scanned);
         if complete {
             shared.synced_wall = now.wall;
             // After a time without Redis everybody has a whole TTL to be heard of again.
@@ -685,7 +715,7 @@ impl Node {
             shared.heard_until = shared.heard_until.max(asked);
         }
         drop(registry);
-        if complete && unseen {
+        if complete && settles {
             self.phase = Phase::Settling(0);
             return Next::Again;
         }
@@ -693,7 +723,11 @@ impl Node {
     }
 
     fn unseen(&self, unseen: u32) -> Unseen {
-        if unseen == DROP { Unseen::Drop(self.settings.tombstone_ttl) } else { Unseen::Tell }
+        match unseen {
+            DROP => Unseen::Drop(self.settings.tombstone_ttl),
+            WIPED => Unseen::Wipe,
+            _ => Unseen::Tell,
+        }
     }
 
     /// Begins to read everything: a slice of the servers is marked as not found yet.
@@ -735,16 +769,29 @@ impl Node {
         while !through && began.elapsed() < TURN && self.events.len() < SLICE as usize {
             let Ok(mut registry) = Registry::lock(zone) else { return Next::Wait(1000) };
             let unseen = self.unseen(registry.shared().unseen);
-            through = registry.settle_unseen(&mut next, SLICE, unseen, now, &mut self.events);
+            let forgotten;
+            (forgotten, through) =
+                registry.settle_unseen(&mut next, SLICE, unseen, now, &mut self.events);
+            self.forgotten += forgotten;
             if through {
                 let shared = registry.shared();
                 (shared.unseen, shared.resumed) = (0, now.mono);
+            }
+            drop(registry);
+            if through && unseen == Unseen::Wipe {
+                let n = replace(&mut self.forgotten, 0);
+                let line = format!("Redis was emptied on purpose: {n} servers forgotten");
+                self.say(Level::Notice, line);
             }
         }
         if !through {
             self.phase = Phase::Settling(next);
         }
         Next::Again
+    }
+
+    fn awaits_scan(&self, zone: &Zone) -> bool {
+        Registry::lock(zone).is_ok_and(|mut registry| registry.shared().unseen == WIPED)
     }
 
     /// Forgets a slice of what other nodes have on servers.
@@ -771,15 +818,13 @@ impl Node {
             registry.wipe(&mut wipe, SLICE);
             if wipe.done {
                 let shared = registry.shared();
-                (shared.epoch, shared.run) = (epoch.0, 0);
+                (shared.epoch, shared.run, shared.unseen) = (epoch.0, 0, WIPED);
             }
         }
         if !wipe.done {
             self.phase = Phase::Wiping(wipe, epoch);
             return Next::Again;
         }
-        let n = wipe.forgotten;
-        self.say(Level::Notice, format!("Redis was emptied on purpose: {n} servers forgotten"));
         self.more = true;
         Next::Again
     }

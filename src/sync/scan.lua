@@ -66,10 +66,17 @@ elseif q.part == 'beat' and usable(beat) then
   end
 elseif q.part == 'gone' and usable(meta) then
   out.total = call('HLEN', meta_shadow)
+  local sorted = base .. 'servers:zset'
+  if call('TYPE', sorted).ok ~= 'zset' then sorted = nil end
   if q.cursor ~= '0' or call('HLEN', meta) - q.extra < out.total then
     local fields, _, there = slice(meta_shadow, meta)
     for i, field in ipairs(fields) do
-      if not there[i] then differ[#differ + 1] = field end
+      -- Others remove a server from the sorted set as well. One that is still there was lost.
+      if not there[i] then
+        local kept = sorted and call('ZSCORE', sorted, field)
+        differ[#differ + 1] = field
+        differ[#differ + 1] = kept and 'lost' or 'gone'
+      end
     end
   end
 end

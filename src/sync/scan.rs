@@ -64,7 +64,7 @@ enum Place {
         part: usize,
         cursor: String,
         /// Servers that are missing, of how many.
-        gone: Vec<String>,
+        gone: Vec<(String, bool)>,
         total: u64,
         /// Entries that are no servers.
         extra: u64,
@@ -163,7 +163,9 @@ impl Scanner {
                     }
                 }
             }
-            _ => gone.extend(reply.differ),
+            _ => gone.extend(
+                reply.differ.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1] == "gone")),
+            ),
         }
         let through = reply.cursor == "0";
         if through && PARTS[part] == "gone" {
@@ -224,8 +226,8 @@ impl Scanner {
 
 impl Slice {
     /// Servers that are no more in the public keys were removed by another program; unless they are
-    /// so many that somebody has lost them.
-    fn missing(&mut self, space: &str, gone: &[String], total: u64, prefix: &str) {
+    /// so many, or only gone from one of the keys, that somebody has lost them.
+    fn missing(&mut self, space: &str, gone: &[(String, bool)], total: u64, prefix: &str) {
         let lost = total >= FEW && gone.len() as u64 * 2 > total;
         if lost {
             let (key, n) = (public(prefix, space, "servers:meta"), gone.len());
@@ -234,8 +236,8 @@ impl Slice {
                  scripts/init_redis.sh --force is what empties a registry"
             ));
         }
-        self.items.extend(gone.iter().map(|addr| Item {
-            kind: if lost { "lost" } else { "gone" },
+        self.items.extend(gone.iter().map(|(addr, removed)| Item {
+            kind: if lost || !removed { "lost" } else { "gone" },
             namespace: space.to_owned(),
             address: addr.clone(),
             ..Item::default()

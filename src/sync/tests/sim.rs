@@ -132,11 +132,6 @@ impl Member {
         self.wake = 0;
     }
 
-    /// One that is told to look, and does so at once, whatever it waits for.
-    pub(super) fn hint(&mut self) {
-        self.hinted = true;
-    }
-
     /// Goes on until there is nothing to be done for now. Whether it has told what others hear of.
     pub(super) fn step(&mut self) -> bool {
         if self.halted {

@@ -1,7 +1,8 @@
 //! Requests of all nodes, added up.
 
+use std::time::Duration;
+
 use super::super::sim::{Cable, INTERVAL, Key, Sim};
-use super::*;
 
 const A: Key = ("default", 1);
 
@@ -112,4 +113,28 @@ fn nobody_has_a_share_after_a_restart_of_redis_but_those_that_are_there() {
     assert_eq!((connections(&sim, 1), connections(&sim, 2)), (0, 0), "{}", sim.told());
     sim.sums_agree();
     drop(flights);
+}
+
+#[test]
+fn requests_of_a_node_that_never_lost_the_server_are_counted_after_its_removal() {
+    let mut sim = Sim::new(2);
+    sim.nodes[0].add(A, None, Some(0));
+    sim.settle();
+    let flights: Vec<_> = (0..2)
+        .flat_map(|i| (0..3).map(move |_| i))
+        .map(|i| (i, sim.nodes[i].take("default").unwrap().0))
+        .collect();
+    sim.until("each sees the other's", |sim| (0..2).all(|i| connections(sim, i) == 6));
+    // Removed on one node, and registered again on the other before that heard of it.
+    assert!(sim.nodes[0].remove(A));
+    std::thread::sleep(Duration::from_millis(20));
+    sim.nodes[1].add(A, None, None);
+    sim.settle();
+    sim.run(3 * INTERVAL);
+    assert_eq!((connections(&sim, 0), connections(&sim, 1)), (3, 3), "{}", sim.told());
+    sim.sums_agree();
+    for (i, flight) in flights {
+        sim.nodes[i].release(flight);
+    }
+    sim.until("all are 0", |sim| (0..2).all(|i| connections(sim, i) == 0));
 }

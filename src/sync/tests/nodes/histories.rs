@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::super::sim::{Cable, Dice, Key, Sim};
 use super::*;
-use crate::registry::State;
+use crate::registry::{Flight, State};
 use crate::shm::testing::cases;
 
 /// Calls of two clients that are closer together than this have no order. Milliseconds.
@@ -28,10 +28,15 @@ struct History {
     log: String,
     began: Instant,
     old: Option<Vec<u8>>,
+    /// Requests under way.
+    flights: Vec<(usize, Flight)>,
 }
 
+/// Other programs write it as well.
+const STRANGE: Key = ("default", 4);
+
 const KEYS: [Key; 6] =
-    [("default", 1), ("default", 2), ("default", 3), ("default", 4), ("blue", 1), ("blue", 2)];
+    [("default", 1), ("default", 2), ("default", 3), STRANGE, ("blue", 1), ("blue", 2)];
 
 impl History {
     fn note(&mut self, what: &str) {
@@ -58,11 +63,7 @@ impl History {
                         said.weight.push((at, weight.unwrap_or(1)));
                         said.on.push((at, true));
                     }
-                    Some(v) => {
-                        if let Some(weight) = weight.filter(|weight| *weight != v.weight) {
-                            said.weight.push((at, weight));
-                        }
-                    }
+                    Some(_) => said.weight.extend(weight.map(|weight| (at, weight))),
                 }
                 format!("add {weight:?}")
             }
@@ -76,21 +77,20 @@ impl History {
             5 | 6 => {
                 let on = what == 5;
                 let done = node.toggle(key, on);
-                let drains = known.is_some_and(|v| v.state == State::Draining);
-                if known.is_some_and(|v| v.enabled != on) || (drains && on) {
+                if done {
                     said.on.push((at, on));
                 }
                 format!("toggle {on} {done}")
             }
             7 | 8 => {
                 let done = node.set_weight(key, weight);
-                if known.is_some_and(|v| v.weight != weight) {
+                if done {
                     said.weight.push((at, weight));
                 }
                 format!("weight {weight} {done}")
             }
             // That of a server that is switched off is not seen here.
-            9 if known.is_some_and(|v| v.state == State::Up) => {
+            9 if known.is_some_and(|v| v.state != State::Down) => {
                 said.on.push((at, true));
                 format!("drain {}", node.drain(key))
             }
@@ -101,7 +101,7 @@ impl History {
 
     fn event(&mut self) {
         let n = self.dice.below(3) as usize;
-        match self.dice.below(40) {
+        match self.dice.below(44) {
             0..=5 => {
                 self.sim.nodes[n].cable = Cable::Cut;
                 self.note(&format!("n{n} is cut off"));
@@ -130,16 +130,56 @@ impl History {
                 self.note("Redis goes back");
                 self.sim.redis.start_again_with(self.old.as_ref().unwrap());
             }
-            _ => self.sim.run(30),
+            28 | 29 => {
+                // What another program writes counts from when it is found: that is another order.
+                let addr = format!("10.0.0.1:{}", STRANGE.1);
+                let meta = ["upstream:servers:meta".replace("upstream", &self.sim.prefix), addr];
+                let text = format!("{{\"weight\":{}}}", 1 + self.dice.below(9));
+                let args: [&str; 4] = match self.dice.below(2) {
+                    0 => ["HDEL", &meta[0], &meta[1], "x"],
+                    _ => ["HSET", &meta[0], &meta[1], &text],
+                };
+                self.note(&args.join(" "));
+                self.sim.redis.cli(&args);
+            }
+            30 => {
+                self.note(&format!("n{n} hangs"));
+                self.sim.nodes[n].halted = true;
+            }
+            31 | 32 => {
+                self.sim.nodes.iter_mut().for_each(|node| node.halted = false);
+            }
+            33..=36 => {
+                for _ in 0..self.dice.below(8) {
+                    if let Some((flight, _)) = self.sim.nodes[n].take("default") {
+                        self.flights.push((n, flight));
+                    }
+                }
+            }
+            37 | 38 => {
+                for (n, flight) in self.flights.drain(..) {
+                    self.sim.nodes[n].release(flight);
+                }
+            }
+            _ => self.sim.run(60),
         }
     }
 
     fn check(&mut self) {
+        self.sim.nodes.iter_mut().for_each(|node| node.halted = false);
         self.sim.settle();
         self.sim.agree();
         self.sim.sums_agree();
+        for (n, flight) in self.flights.drain(..) {
+            self.sim.nodes[n].release(flight);
+        }
+        self.sim.until("all counts are 0", |sim| {
+            let views = sim.nodes.iter().flat_map(|node| node.views("default"));
+            views.map(|v| v.connections).sum::<u32>() == 0 && sim.dump().totals.is_empty()
+        });
+        self.sim.sums_agree();
         let shown = self.sim.nodes[0].shown();
-        for (key, said) in &self.said {
+        for (key, said) in self.said.iter().filter(|(key, _)| **key != STRANGE) {
             let found = shown.get(&(key.0.to_owned(), format!("10.0.0.1:{}", key.1)));
             let Some(added) = said.added else { continue };
             match said.removed {
@@ -175,7 +215,7 @@ fn history(redis: Server, seed: u64) -> Server {
     let sim = Sim::with(redis, &format!("h{seed}"), 3, |_| {});
     let steps = 20 + dice.below(60);
     let (said, log, began) = (BTreeMap::new(), String::new(), Instant::now());
-    let mut history = History { sim, dice, said, log, began, old: None };
+    let mut history = History { sim, dice, said, log, began, old: None, flights: Vec::new() };
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for _ in 0..steps {
             if history.dice.below(3) == 0 {

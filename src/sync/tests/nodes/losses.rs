@@ -104,3 +104,18 @@ fn a_removal_that_a_node_hears_of_late_does_not_take_back_what_was_registered_si
     sim.agree();
     assert_eq!(sim.nodes[0].view(A).map(|v| v.weight), Some(6), "{}", sim.told());
 }
+
+#[test]
+fn what_was_said_last_counts_though_it_was_so_already_where_it_was_said() {
+    let mut sim = joined(2);
+    sim.all(Cable::Cut);
+    assert!(sim.nodes[0].set_weight(A, 5) && sim.nodes[0].toggle(B, false));
+    sim.run(30);
+    assert!(sim.nodes[1].set_weight(A, 1) && sim.nodes[1].toggle(B, true));
+    sim.nodes[1].cable = Cable::Fine;
+    sim.run(50);
+    sim.settle();
+    sim.agree();
+    assert_eq!(sim.nodes[0].view(A).unwrap().weight, 1);
+    assert!(sim.nodes[0].view(B).unwrap().enabled);
+}
