@@ -15,7 +15,7 @@ end
 
 function done(summary, latency)
    local e = summary.errors
-   io.write(string.format("result requests=%d us=%d status=%d connect=%d read=%d write=%d timeout=%d p99=%d\n",
+   io.write(string.format("result requests=%d us=%d status=%d connect=%d read=%d write=%d timeout=%d p99=%d max=%d\n",
       summary.requests, summary.duration, e.status, e.connect, e.read, e.write, e.timeout,
-      latency:percentile(99)))
+      latency:percentile(99), latency.max))
 end

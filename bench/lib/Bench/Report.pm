@@ -23,7 +23,7 @@ sub _ratio {
 sub _bar {
     my ($row) = @_;
     my $unit = $row->{unit};
-    return "at most $row->{most}$unit" if defined $unit;
+    return defined $row->{most} ? "at most $row->{most}$unit" : '' if defined $unit;
     return 'at most ' . ($row->{most} < 0.1 ? sprintf '1/%.0f', 1 / $row->{most} : sprintf '%.2f', $row->{most})
         if defined $row->{most};
     return defined $row->{least} ? 'at least ' . $row->{least} : '';
@@ -39,7 +39,8 @@ sub best {
 }
 
 sub _figure {
-    my ($figure, $value) = @_;
+    my ($figure, $value, $unit) = @_;
+    return sprintf '%.2f%s', $value, $unit || '' if $figure eq 'value';
     return sprintf $figure eq 'cpu' ? '%.1f us' : '%.0f', $value;
 }
 
@@ -51,22 +52,51 @@ sub judge {
     my $missed = 0;
     for my $row (@$rows) {
         my $result = $row->{result};
-        if (!$result) { _race($row, $results) }
-        else {
-            $row->{verdict} = $result->{failed} ? 'failed' : $result->{number} <= $row->{most} ? 'pass' : 'miss';
-            $row->{columns} = [ defined $result->{value} ? $result->{value} : '', ('') x 4 ];
-            $row->{notes}   = $result->{notes};
-        }
+        if    (!$result)        { _race($row, $results) }
+        elsif ($result->{ours}) { _pairs($row, $result) }
+        else                    { _single($row, $result) }
         $row->{bar} = _bar($row);
         $missed++ if $row->{verdict} !~ /^(?:pass|)$/;
     }
     return $missed;
 }
 
+# A figure that is compared with nothing but its bar, if it has one.
+sub _single {
+    my ($row, $result) = @_;
+    my ($most, $bound) = ($row->{most}, $result->{bound});
+    $row->{verdict} = $result->{failed} ? 'failed' : !defined $most ? '' : $result->{number} > $most ? 'miss'
+        : defined $bound && $bound > $most ? 'open' : 'pass';
+    # What a figure that other programs can only have made worse passes, it passes.
+    $row->{verdict} = 'noisy' if $result->{disturbed} && defined $most && !$result->{failed}
+        && !($result->{disturbed} eq 'worse' && $row->{verdict} eq 'pass');
+    $row->{columns} = [ defined $result->{value} ? $result->{value} : '', defined $result->{against} ? $result->{against} : '',
+        defined $result->{ratio} ? _ratio($result->{ratio}) : '', defined $bound ? sprintf('%.1f', $bound) . ($row->{unit} || '') : '', '' ];
+    $row->{notes} = $result->{notes};
+    return;
+}
+
+# Two systems, each with the best of its settings.
 sub _race {
     my ($row, $results) = @_;
     my ($ours)   = best($row->{ours}, $results, $row->{figure});
     my ($theirs) = best($row->{theirs}, $results, $row->{figure});
+    return _compare($row, $results, $ours, $theirs);
+}
+
+# Two lists of results that a row has taken itself.
+sub _pairs {
+    my ($row, $result) = @_;
+    my %results = (ours => $result->{ours}, theirs => $result->{theirs});
+    $row->{figure} = 'value';
+    _compare($row, \%results, map { [ $_, median(map { $_->{value} } @{ $results{$_} }) ] } qw(ours theirs));
+    push @{ $row->{notes} }, @{ $result->{notes} || [] };
+    return;
+}
+
+# Each side is a name in the results and its median.
+sub _compare {
+    my ($row, $results, $ours, $theirs) = @_;
     my @two = map { $results->{ $_->[0] } } $ours, $theirs;
     my $errors = 0;
     $errors += $_->{errors} for map { @$_ } @two;
@@ -88,7 +118,7 @@ sub _race {
     $row->{verdict} = 'noisy' if $found->{spoilt} && $row->{verdict};
     # Answers that failed cost nothing.
     $row->{verdict} = 'errors' if $errors;
-    $row->{columns} = [ map({ _figure($row->{figure}, $_->[1]) } $ours, $theirs),
+    $row->{columns} = [ map({ _figure($row->{figure}, $_->[1], $row->{of}) } $ours, $theirs),
         _ratio($found->{ratio}), _ratio($bound), $found->{pairs} . ($found->{spoilt} ? '!' : '') ];
     my @notes;
     push @notes, sprintf '%d requests failed', $errors if $errors;

@@ -17,7 +17,9 @@ use strict;
 use warnings;
 
 use Bench::Cpu qw(is_apart);
+use Bench::Fleet;
 use Bench::Single;
+use Bench::Sync;
 use Exporter 'import';
 
 our @EXPORT_OK = qw(rows row_names system_of system_name is_close has_bar);
@@ -49,6 +51,12 @@ my @NAMES = (
     [ choice     => 'one choice and release in process (cargo bench)' ],
     [ memory     => 'zone memory a server' ],
     [ fairness   => 'difference between in-flight counts' ],
+    [ redis      => 'CPU a request of a node with Redis on against off' ],
+    [ changes    => 'how soon a change is seen on another node' ],
+    [ hung       => 'p99 of requests while Redis hangs against while it does not' ],
+    [ cluster    => 'how evenly several nodes load servers, with Redis on against off' ],
+    [ join       => 'what 10,000 servers of 50 nodes do to a node that joins' ],
+    [ traffic    => 'what passes to Redis, and what heartbeats of 10,000 servers cost it' ],
     [ slices     => 'longest lock hold and slice of the event loop: status and mass expiry' ],
 );
 
@@ -148,6 +156,12 @@ sub rows {
             ours => ["control/$n/$w/$keepalive"], theirs => ["stock/$n/$w/$keepalive"], figure => 'cpu');
     }
 
+    for my $n (grep { $has_servers{$_} && $has_workers{1} } 3, 100) {
+        $race->('redis', 'CPU, Redis on against off, ' . _thousands($n) . ' servers, 1 worker',
+            ours => _pool('redis', $n, 1), theirs => _pool('module', $n, 1), figure => 'cpu', most => 1.03);
+    }
+    push @rows, grep { $wanted->{ $_->{name} } } _sync_rows($opt{quick});
+
     $race->('choice', 'one choice and release, 10,000 servers', most => 300, unit => ' ns', seconds => 60,
         run => sub { Bench::Single::choice($opt{quick}) });
     # log 10,000 / log 3
@@ -161,6 +175,69 @@ sub rows {
     }
     $race->('slices', 'longest slice or lock hold, 10,000 servers', most => 1, unit => ' ms', seconds => 30,
         run => sub { Bench::Single::slices(10_000) });
+    return @rows;
+}
+
+# Several nodes and Redis, each row with processes of its own.
+sub _sync_rows {
+    my ($quick) = @_;
+    my $row = sub {
+        my ($name, $title, $seconds, $run, %row) = @_;
+        my $if_redis = sub { my $why = Bench::Cluster::missing(); return $why ? { missing => $why } : $run->() };
+        return { name => $name, title => $title, seconds => $seconds, run => $if_redis, %row };
+    };
+    my ($changes, $lost) = $quick ? (50, 10) : (1000, 100);
+    my @rows = (
+        $row->('changes', 'a change is seen on another node: median', $changes / 20, sub { Bench::Sync::changes($changes, 0.5) },
+            most => 100, unit => ' ms'),
+        $row->('changes', 'the same: p99', 0, sub { Bench::Sync::changes($changes, 0.99) }, unit => ' ms'),
+        $row->('changes', 'the same with its message lost: longest', $lost / 2, sub { Bench::Sync::lost_changes($lost) },
+            most => $Bench::Sync::INTERVAL, unit => ' ms'),
+    );
+    # As long as the issue's fault.
+    my @hung = $quick ? (2, 3) : (12, 10);
+    for ([ proxied => 'p99 of proxied requests' ], [ api => 'p99 of API requests' ]) {
+        my ($kind, $title) = @$_;
+        push @rows, $row->('hung', "$title, Redis hung against not", $kind eq 'proxied' ? $hung[0] * ($hung[1] + 3) : 0,
+            sub { Bench::Sync::hung($kind, @hung) }, most => 1.25, of => ' ms');
+    }
+    # A tenth of redis_timeout: nobody has waited for it.
+    push @rows, $row->('hung', 'longest request while Redis hung', 0, sub { Bench::Sync::hung_longest(@hung) },
+        most => $Bench::Sync::TIMEOUT / 10, unit => ' ms');
+
+    my ($rounds, $seconds) = $quick ? (1, 2) : (4, 6);
+    for ([ 1, 0, 1.05 ], [ 2, 1, 1 ], [ 4, 1, 1 ], [ 2, 0 ], [ 4, 0 ]) {
+        my ($nodes, $long, $most) = @$_;
+        my $title = $nodes == 1 ? '1 node' : "$nodes nodes, " . ($long ? 'long requests on one' : 'short requests alone');
+        push @rows, $row->('cluster', "imbalance, Redis on and off: $title", $rounds * (2 * $seconds + 14 + 2 * $nodes),
+            sub { Bench::Sync::balance($nodes, $long, $rounds, $seconds) }, defined $most ? (most => $most) : ());
+    }
+
+    my $joins = $quick ? 1 : 12;
+    push @rows,
+        $row->('join', 'a node learns 10,000 servers: longest slice or lock hold', 40 + $joins * 8,
+            sub { Bench::Fleet::join_slices($joins) }, most => 1, unit => ' ms'),
+        $row->('join', 'the same: longest delay of a request, more than of a twin', 0,
+            sub { Bench::Fleet::join_longest($joins) }, most => 1, unit => ' ms'),
+        $row->('join', 'the same: p99.9 of requests, more than of a twin', 0,
+            sub { Bench::Fleet::join_p999($joins) }, most => 1, unit => ' ms'),
+        $row->('join', 'the same: until it has all', 0, sub { Bench::Fleet::join_time($joins) }, unit => ' s'),
+        $row->('join', 'longest step of 50 simulated nodes, 10,000 servers', 0,
+            sub { Bench::Fleet::join_steps($joins) }, most => 1, unit => ' ms');
+
+    my $phase = $quick ? 2 : 20;
+    push @rows,
+        $row->('traffic', 'traffic of 10,000 servers: 1,000 requests/s against at rest', 14 * $phase + 80,
+            sub { Bench::Fleet::traffic('requests', $phase) }, most => 1.2, unit => ' times'),
+        $row->('traffic', 'the same: 128 requests at a time of 0.2 s', 0, sub { Bench::Fleet::traffic('slow', $phase) }, unit => ''),
+        $row->('traffic', 'the same: 1,000 heartbeats/s', 0, sub { Bench::Fleet::traffic('beats', $phase) }, unit => ''),
+        $row->('traffic', 'traffic of a change, 10,000 servers against 1,000', 0,
+            sub { Bench::Fleet::traffic_of_change($phase) }, most => 1.2, unit => ' times'),
+        $row->('traffic', 'traffic at rest, 10,000 servers against 1,000', 0, sub { Bench::Fleet::traffic_at_rest($phase) }, unit => ''),
+        $row->('traffic', 'heartbeats of 10,000 servers: CPU of redis-server', 0,
+            sub { Bench::Fleet::beats('redis', $phase) }, unit => ''),
+        $row->('traffic', 'the same: CPU of the node that gets them', 0, sub { Bench::Fleet::beats('node0', $phase) }, unit => ''),
+        $row->('traffic', 'the same: CPU of another node', 0, sub { Bench::Fleet::beats('node1', $phase) }, unit => '');
     return @rows;
 }
 

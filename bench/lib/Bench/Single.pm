@@ -99,14 +99,21 @@ sub fairness {
 
 # Slices
 
-sub _read_slices {
+# What is preloaded to time them; or undef and what is missing.
+sub slices_library {
+    my $so   = temp_dir() . '/slices.so';
+    my $said = `cc -O2 -shared -fPIC -o '$so' '$HERE/slices.c' -ldl -pthread 2>&1`;
+    return $? == 0 ? $so : (undef, "no C compiler (apt-get install gcc): $said");
+}
+
+sub read_slices {
     my ($file) = @_;
     my @numbers = unpack 'Q4', slurp($file);
     return { slice => $numbers[0] / 1e6, hold => $numbers[1] / 1e6, slices => $numbers[2], holds => $numbers[3] };
 }
 
 # Over the file, not through a new one: it is mapped.
-sub _zero_slices {
+sub zero_slices {
     my ($file) = @_;
     open my $out, '+<', $file or die "$file: $!\n";
     binmode $out;
@@ -120,9 +127,8 @@ sub _zero_slices {
 sub slices {
     my ($servers) = @_;
     my $dir = temp_dir();
-    my $so  = "$dir/slices.so";
-    my $said = `cc -O2 -shared -fPIC -o '$so' '$HERE/slices.c' -ldl -pthread 2>&1`;
-    return { missing => 'no C compiler (apt-get install gcc): ' . $said } if $? != 0;
+    my ($so, $why) = slices_library();
+    return { missing => $why } if $why;
 
     my $start = sub {
         my ($name, %opt) = @_;
@@ -131,7 +137,7 @@ sub slices {
             system => 'module', servers => $servers, backend => free_port(), register => 0, log => 'notice',
             preload => $so, env => { SLICES => $file }, %opt);
         $node->register;
-        _zero_slices($file);
+        zero_slices($file);
         return ($node, $file);
     };
     my %found;
@@ -142,16 +148,16 @@ sub slices {
         my $reply = $client->get('/upstream/status');
         die "status: $reply->{status}\n" if $reply->{status} != 200 || $reply->{json}{total} != $servers;
     }
-    $found{"status of $servers servers"} = _read_slices($file);
+    $found{"status of $servers servers"} = read_slices($file);
     for (['GET', 'health', 'total_servers'], ['POST', 'reset', 'servers_reset'], ['POST', 'cleanup', 'expired_count']) {
         my ($method, $endpoint, $count) = @$_;
-        _zero_slices($file);
+        zero_slices($file);
         for (1 .. 10) {
             my $reply = $client->request($method, "/upstream/$endpoint");
             my $n = $reply->{status} == 200 ? $reply->{json}{data}{$count} : 'no';
             die "$endpoint: $reply->{status}, $n servers\n" if $n ne ($endpoint eq 'cleanup' ? 0 : $servers);
         }
-        $found{"$endpoint of $servers servers"} = _read_slices($file);
+        $found{"$endpoint of $servers servers"} = read_slices($file);
     }
     $node->stop;
 
@@ -162,7 +168,7 @@ sub slices {
     my $inode = sub { return (stat $state)[1] || 0 };
     my $named = quotemeta Bench::System::server_host($servers - 1);
     wait_until(sub { -e $state && slurp($state) =~ /"$named/ }, 20);
-    _zero_slices($file);
+    zero_slices($file);
     for my $n (1 .. 10) {
         my $before = $inode->();
         my $weight = 1 + $n;
@@ -171,7 +177,7 @@ sub slices {
         die "weight: $reply->{status}\n" if $reply->{status} != 200;
         wait_until(sub { $inode->() != $before }, 10);
     }
-    $found{"state file of $servers servers"} = _read_slices($file);
+    $found{"state file of $servers servers"} = read_slices($file);
     $node->stop;
 
     # All have registered well before the timer's first turn, and are silent too long by then.
@@ -191,7 +197,7 @@ sub slices {
             if ($done) {
                 my $left = $began + $interval + 2.5 - time;
                 sleep $left if $left > 0;
-                $found{"expiry of $servers, on_expire $what"} = _read_slices($file);
+                $found{"expiry of $servers, on_expire $what"} = read_slices($file);
                 my $health = RegistryTest::Client->new($node->address)->get('/upstream/health')->{json}{data};
                 my $off = $what eq 'remove' ? $servers - $health->{total_servers} : $servers - $health->{enabled_servers};
                 die "the timer has treated $off of $servers servers\n" if $off != $servers;

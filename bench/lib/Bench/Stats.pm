@@ -6,8 +6,9 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use POSIX ();
 
-our @EXPORT_OK = qw(median pairs compare);
+our @EXPORT_OK = qw(median quantile quantile_bound pairs compare);
 
 # Drawn anew from the rounds so many times; the same each time it runs.
 my $RESAMPLES = 4000;
@@ -17,6 +18,24 @@ sub median {
     my @sorted = sort { $a <=> $b } @_ or return;
     my $middle = int @sorted / 2;
     return @sorted % 2 ? $sorted[$middle] : ($sorted[ $middle - 1 ] + $sorted[$middle]) / 2;
+}
+
+# The value that a share of all is at most; 1: the largest.
+sub quantile {
+    my ($share, @values) = @_;
+    my @sorted = sort { $a <=> $b } @values or return;
+    my $rank = POSIX::ceil($share * @sorted) - 1;
+    return $sorted[ $rank < 0 ? 0 : $rank ];
+}
+
+# What the quantile of those that these are a sample of stays under with 95 % confidence, by the
+# binomial distribution of ranks. The largest, when they are too few to tell.
+sub quantile_bound {
+    my ($share, @values) = @_;
+    my @sorted = sort { $a <=> $b } @values or return;
+    my $n = @sorted;
+    my $rank = POSIX::ceil($n * $share + 1.645 * sqrt($n * $share * (1 - $share)));
+    return $sorted[ $rank > $#sorted ? $#sorted : $rank ];
 }
 
 # Pairs up two lists of results (each has the figure, its round and its series, and

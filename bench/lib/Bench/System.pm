@@ -48,6 +48,9 @@ sub missing {
         return "HAProxy needs about $needed open files, and ulimit -n allows " . descriptors()
             if descriptors() < $needed;
     }
+    if ($system eq 'redis') {
+        return 'Redis is not installed: scripts/setup' unless grep { -x "$_/redis-server" } _path();
+    }
     if ($system eq 'lua') {
         return 'the Lua module is not installed: apt-get install libnginx-mod-http-lua lua-cjson'
             unless -f "$LUA_MODULES/ngx_http_lua_module.so";
@@ -100,7 +103,7 @@ END
 
 # One system, ready to take requests:
 #   system     stock or control (the same once more); module, warm (with least_conn warm) or kept
-#              (with stock keepalive); haproxy or lua
+#              (with stock keepalive); redis (the module, with a Redis of its own); haproxy or lua
 #   servers    how many
 #   workers    worker processes (threads of HAProxy)
 #   keepalive  upstream connections that a worker keeps
@@ -114,6 +117,11 @@ sub new {
     my ($class, %opt) = @_;
     my $self = bless { %DEFAULT, %opt, port => free_port(), dir => temp_dir() }, $class;
     $self->{name} = "$self->{system}, $self->{servers} servers";
+    if ($self->{system} eq 'redis') {
+        require RegistryTest::Redis;
+        $self->{redis} = RegistryTest::Redis->new;
+        $self->{registry} .= ' redis ' . $self->{redis}->url . ';';
+    }
     if    ($self->{system} eq 'haproxy')             { $self->_start_haproxy }
     elsif ($self->{system} eq 'lua')                 { $self->_start_nginx(_lua_conf($self)) }
     elsif ($self->{system} =~ /^(?:stock|control)$/) { $self->_start_nginx($self->_stock_conf) }
@@ -174,8 +182,12 @@ sub workers {
 sub stop {
     my ($self) = @_;
     stop_process($self->{pid}, TERM => 5, KILL => 2);
+    $self->{redis}->stop if $self->{redis};
     return;
 }
+
+# The processes of others that it needs.
+sub helpers { my ($self) = @_; return $self->{redis} ? $self->{redis}->pid : () }
 
 # What its log holds that a good run does not.
 sub complaints {
