@@ -13,6 +13,7 @@ mod state;
 mod sync;
 mod upstream;
 mod variables;
+mod wait;
 mod worker;
 mod zone;
 

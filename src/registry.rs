@@ -38,7 +38,7 @@ pub use address::{Address, AddressError, Host, parse_host};
 pub use check::Totals;
 pub use event::{Event, Events, Happening};
 pub use flight::{Choice, Flight, Nobody, Released, Target, Verdict};
-pub use life::{Afar, Change, OnDuplicate, OnExpire, Registration, Rules};
+pub use life::{Afar, Change, OnDuplicate, OnExpire, Registration, Rules, Watch, Watched};
 pub use means::Round;
 pub use network::{Network, NetworkError};
 pub use news::{News, Outcome, Ticket, What};

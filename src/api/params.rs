@@ -5,14 +5,17 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::Reply;
+use super::{Reply, time};
 use crate::registry::{AddressError, Host, MAX_CONNS_MAX, SpaceName, WEIGHT_MAX, parse_host};
 
 /// Longest body, in bytes; longer ones are answered with 413.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// Parameters that endpoints know.
-const KNOWN: [&str; 7] = ["ns", "host", "port", "weight", "max_conns", "action", "ready"];
+const KNOWN: [&str; 8] = ["ns", "host", "port", "weight", "max_conns", "action", "ready", "wait"];
+
+/// An hour in milliseconds.
+const HOUR: u64 = 3_600_000;
 
 /// How a body is to be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,6 +184,11 @@ impl Params {
         }
     }
 
+    /// How long to wait at most, in milliseconds, when given.
+    pub(super) fn wait(&self) -> Result<Option<u64>, Reply> {
+        self.time("wait", HOUR)
+    }
+
     /// The namespace, when given.
     pub(super) fn namespace(&self) -> Result<Option<SpaceName<'_>>, Reply> {
         let Some(name) = self.get("ns") else { return Ok(None) };
@@ -193,6 +201,17 @@ impl Params {
         self.number(name, min, max)?.ok_or_else(|| {
             bad(format!("Parameter \"{name}\" is required: an integer from {min} to {max}"))
         })
+    }
+
+    fn time(&self, name: &str, max: u64) -> Result<Option<u64>, Reply> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        match time::parse(text) {
+            Some(ms) if ms <= max => Ok(Some(ms)),
+            _ => Err(bad(format!(
+                "Parameter \"{name}\" must be a time of at most {}, written as 30s, 500ms or 1m 30s",
+                if max == HOUR { "1h" } else { "1d" }
+            ))),
+        }
     }
 
     fn number(&self, name: &str, min: u32, max: u32) -> Result<Option<u32>, Reply> {

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::slice;
 
 use ngx::ffi::{
-    ngx_http_block_reading, ngx_http_core_loc_conf_t, ngx_http_core_module,
+    ngx_handle_read_event, ngx_http_block_reading, ngx_http_core_loc_conf_t, ngx_http_core_module,
     ngx_http_finalize_request, ngx_http_request_empty_handler, ngx_http_request_t,
-    ngx_http_upstream_state_t, ngx_int_t, ngx_list_part_t, ngx_log_t, ngx_str_t, ngx_table_elt_t,
+    ngx_http_test_reading, ngx_http_upstream_state_t, ngx_int_t, ngx_list_part_t, ngx_log_t,
+    ngx_str_t, ngx_table_elt_t,
 };
 
 use super::listen;
@@ -142,6 +143,21 @@ pub(crate) fn block(r: *mut ngx_http_request_t) {
             (*r).read_event_handler = Some(ngx_http_block_reading);
         }
     }
+}
+
+/// Has a request ended when its client goes away while nothing is read or written. False: it can't be.
+pub(crate) fn watch_client(r: *mut ngx_http_request_t) -> bool {
+    // SAFETY: `r` is the request being handled. As ngx_http_limit_req_handler does it.
+    unsafe {
+        if (*r).discard_body() == 0 {
+            if ngx_handle_read_event((*(*r).connection).read, 0) != 0 {
+                return false;
+            }
+            (*r).read_event_handler = Some(ngx_http_test_reading);
+        }
+        (*r).write_event_handler = Some(ngx_http_request_empty_handler);
+    }
+    true
 }
 
 /// Ends [`block`]: the request is to be finalized now.

@@ -105,6 +105,24 @@ impl Change {
     }
 }
 
+/// A server that drains, while somebody waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    slot: u32,
+    number: u64,
+}
+
+/// What has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// Requests on it now, from all nodes.
+    Draining(u32),
+    /// Somebody has ended the drain.
+    Enabled,
+    /// It was removed.
+    Gone,
+}
+
 /// Not switched off, neither by hand nor for silence.
 pub(super) fn is_enabled(s: &Server) -> bool {
     s.flags & (flag::DISABLED | flag::SILENCED) == 0
@@ -271,7 +289,8 @@ impl Registry<'_> {
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
 
-    /// Gives a server no new requests; those on it finish.
+    /// Gives a server no new requests; those on it finish. Returns also how to see when they have: by
+    /// [`Registry::look`].
     ///
     /// # Errors
     ///
@@ -282,7 +301,7 @@ impl Registry<'_> {
         address: &Address,
         now: Now,
         events: &mut Events,
-    ) -> Result<Change, Error> {
+    ) -> Result<(Watch, Change), Error> {
         let slot = self.known(space, address)?;
         let old = self.g.servers[slot as usize];
         if old.flags & flag::DRAINING == 0 {
@@ -291,7 +310,18 @@ impl Registry<'_> {
             self.change(slot, new, pending::SWITCH, now);
             self.say(Happening::Draining, slot, events);
         }
-        Ok(Change::of(&self.g.servers[slot as usize]))
+        let watch = Watch { slot, number: old.number };
+        Ok((watch, Change::of(&self.g.servers[slot as usize])))
+    }
+
+    /// What has become of a server that was drained.
+    pub fn look(&self, watch: Watch) -> Watched {
+        match self.g.servers.get(watch.slot as usize) {
+            Some(s) if s.live == 0 || s.number != watch.number => Watched::Gone,
+            Some(s) if s.flags & flag::DRAINING == 0 => Watched::Enabled,
+            Some(s) => Watched::Draining(super::member::on_all_nodes(s)),
+            None => Watched::Gone,
+        }
     }
 
     /// Makes a change that other nodes are to be told of; `bits` say what is new.
