@@ -68,6 +68,12 @@ pub const WEIGHT_MAX: u32 = 65_535;
 /// Highest limit on the requests of one server.
 pub const MAX_CONNS_MAX: u32 = i32::MAX as u32;
 
+/// Highest number of failures after which a server rests.
+pub const MAX_FAILS_MAX: u32 = i32::MAX as u32;
+
+/// Longest time for which a failure counts, and a server rests: a day, in milliseconds.
+pub const FAIL_TIMEOUT_MAX: u32 = 86_400_000;
+
 /// Why a change was not made. Nothing is half done: the zone is as it was.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {

@@ -221,9 +221,14 @@ impl Call<'_> {
         // All parameters are read before the first change is made.
         match endpoint {
             Endpoint::Add => {
-                let (weight, max_conns) = (params.weight()?, params.max_conns()?);
-                self.allowed(&address)?;
-                let registration = Registration { address, weight, max_conns };
+                let registration = Registration {
+                    address,
+                    weight: params.weight()?,
+                    max_conns: params.max_conns()?,
+                    max_fails: params.max_fails()?,
+                    fail_timeout_ms: params.fail_timeout()?,
+                };
+                self.allowed(&registration.address)?;
                 self.add(ns, &registration, &addr, events)
             }
             Endpoint::Toggle => {

@@ -6,13 +6,27 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{Reply, time};
-use crate::registry::{AddressError, Host, MAX_CONNS_MAX, SpaceName, WEIGHT_MAX, parse_host};
+use crate::registry::{
+    AddressError, FAIL_TIMEOUT_MAX, Host, MAX_CONNS_MAX, MAX_FAILS_MAX, SpaceName, WEIGHT_MAX,
+    parse_host,
+};
 
 /// Longest body, in bytes; longer ones are answered with 413.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// Parameters that endpoints know.
-const KNOWN: [&str; 8] = ["ns", "host", "port", "weight", "max_conns", "action", "ready", "wait"];
+const KNOWN: [&str; 10] = [
+    "ns",
+    "host",
+    "port",
+    "weight",
+    "max_conns",
+    "max_fails",
+    "fail_timeout",
+    "action",
+    "ready",
+    "wait",
+];
 
 /// An hour in milliseconds.
 const HOUR: u64 = 3_600_000;
@@ -172,6 +186,16 @@ impl Params {
     /// The limit of requests, when given.
     pub(super) fn max_conns(&self) -> Result<Option<u32>, Reply> {
         self.number("max_conns", 0, MAX_CONNS_MAX)
+    }
+
+    /// How many failures take the server out, when given.
+    pub(super) fn max_fails(&self) -> Result<Option<u32>, Reply> {
+        self.number("max_fails", 0, MAX_FAILS_MAX)
+    }
+
+    /// How long a failure counts, in milliseconds, when given.
+    pub(super) fn fail_timeout(&self) -> Result<Option<u32>, Reply> {
+        Ok(self.time("fail_timeout", FAIL_TIMEOUT_MAX.into())?.map(|ms| ms as u32))
     }
 
     /// `action`: required; true for enable.

@@ -441,3 +441,33 @@ fn how_long_a_drain_may_wait() {
         assert_eq!(site.post("drain", &format!("ns=a&port=1&wait={good}")).0, 200, "{good}");
     }
 }
+
+#[test]
+fn failures_that_a_server_may_have_are_said_when_it_registers() {
+    let site = Site::new();
+    let add = |more: &str| site.post("add", &format!("ns=a&port=1&{more}"));
+    for good in [
+        "max_fails=0",
+        "max_fails=2147483647",
+        "fail_timeout=0",
+        "fail_timeout=1d",
+        "fail_timeout=250ms",
+    ] {
+        assert_eq!(add(good).0, 200, "{good}");
+    }
+    for (bad, may) in [
+        ("max_fails=-1", "Parameter \"max_fails\" must be an integer from 0 to 2147483647"),
+        ("max_fails=2147483648", "Parameter \"max_fails\" must be an integer from 0 to 2147483647"),
+        (
+            "fail_timeout=never",
+            "Parameter \"fail_timeout\" must be a time of at most 1d, written as 30s, 500ms or 1m 30s",
+        ),
+        (
+            "fail_timeout=25h",
+            "Parameter \"fail_timeout\" must be a time of at most 1d, written as 30s, 500ms or 1m 30s",
+        ),
+    ] {
+        let (status, body) = add(bad);
+        assert_eq!((status, body["message"].as_str()), (400, Some(may)));
+    }
+}

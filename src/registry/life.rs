@@ -83,6 +83,34 @@ pub struct Registration {
     pub weight: Option<u32>,
     /// 0 to [`super::MAX_CONNS_MAX`]; not given: 1000, or as it is.
     pub max_conns: Option<u32>,
+    /// 0 to [`super::MAX_FAILS_MAX`], 0: never taken out for failures; not given: 1, or as it is.
+    pub max_fails: Option<u32>,
+    /// 0 to [`super::FAIL_TIMEOUT_MAX`] milliseconds; not given: 10 s, or as it is.
+    pub fail_timeout_ms: Option<u32>,
+}
+
+impl Registration {
+    /// Of a server of which nothing more is said.
+    pub fn of(address: Address) -> Self {
+        Self { address, weight: None, max_conns: None, max_fails: None, fail_timeout_ms: None }
+    }
+
+    /// The server with what is said of it; the rest stays as it is.
+    fn apply(&self, s: Server) -> Server {
+        Server {
+            weight: self.weight.unwrap_or(s.weight),
+            max_conns: self.max_conns.unwrap_or(s.max_conns),
+            max_fails: self.max_fails.unwrap_or(s.max_fails),
+            fail_timeout_ms: self.fail_timeout_ms.unwrap_or(s.fail_timeout_ms),
+            ..s
+        }
+    }
+}
+
+/// Whether two servers differ in nothing that a registration says.
+fn same_settings(a: &Server, b: &Server) -> bool {
+    let of = |s: &Server| (s.weight, s.max_conns, s.max_fails, s.fail_timeout_ms);
+    of(a) == of(b)
 }
 
 /// A server after a change.
@@ -128,7 +156,7 @@ pub(super) fn is_enabled(s: &Server) -> bool {
     s.flags & (flag::DISABLED | flag::SILENCED) == 0
 }
 
-const WEIGHT: u32 = 1;
+/// What a registration that does not say it means.
 const MAX_CONNS: u32 = 1000;
 
 impl Registry<'_> {
@@ -154,18 +182,16 @@ impl Registry<'_> {
             }
             self.hear(slot, now, events);
             let old = self.g.servers[slot as usize];
-            let weight = registration.weight.unwrap_or(old.weight);
-            let max_conns = registration.max_conns.unwrap_or(old.max_conns);
+            let new = registration.apply(old);
             let mut bits = pending::ADD;
-            if weight != old.weight {
+            if new.weight != old.weight {
                 bits |= pending::WEIGHT;
             }
-            if max_conns != old.max_conns {
+            if new.max_conns != old.max_conns {
                 bits |= pending::MAX_CONNS;
             }
-            if bits != pending::ADD {
-                let new = Server { weight, max_conns, updated_wall: now.wall, ..old };
-                self.change(slot, new, bits, now);
+            if !same_settings(&new, &old) {
+                self.change(slot, Server { updated_wall: now.wall, ..new }, bits, now);
             } else if self.shares() {
                 self.g.servers[slot as usize] = self.news_of(old, bits, now);
                 self.enqueue(slot);
@@ -179,14 +205,12 @@ impl Registry<'_> {
         let space = self.make_space(space)?;
         let mut server = Server {
             space: space.slot,
-            weight: registration.weight.unwrap_or(WEIGHT),
-            max_conns: registration.max_conns.unwrap_or(MAX_CONNS),
             heartbeat_mono: now.mono,
             heartbeat_wall: now.wall,
             created_wall: now.wall,
             updated_wall: now.wall,
             started_mono: now.mono,
-            ..EMPTY
+            ..registration.apply(Server { max_conns: MAX_CONNS, ..EMPTY })
         };
         registration.address.write(&mut server);
         let server = self.news_of(server, pending::ALL, now);

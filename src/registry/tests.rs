@@ -87,7 +87,7 @@ impl Bench {
         weight: Option<u32>,
         max_conns: Option<u32>,
     ) -> Result<Change, Error> {
-        let registration = Registration { address: address(n), weight, max_conns };
+        let registration = Registration { weight, max_conns, ..Registration::of(address(n)) };
         self.registry().add(space(), &registration, &self.rules, self.now, &mut self.events)
     }
 

@@ -520,7 +520,7 @@ pub(super) fn crowd(b: &mut Bench) {
     let name = SpaceName::new(b"others").unwrap();
     let ports = 100..100 + b.zone.layout().servers as u16 - PORTS.end;
     for n in ports.clone() {
-        let registration = Registration { address: address(n), weight: None, max_conns: Some(0) };
+        let registration = Registration { max_conns: Some(0), ..Registration::of(address(n)) };
         let lasting = Rules { ttl: 0, ..b.rules };
         b.registry().add(name, &registration, &lasting, b.now, &mut b.events).unwrap();
     }

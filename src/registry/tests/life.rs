@@ -288,7 +288,7 @@ fn a_full_zone_refuses_one_more_and_changes_nothing() {
     assert_eq!(usize::from(n), b.zone.layout().servers);
     b.check();
     let other = SpaceName::new(b"other").unwrap();
-    let registration = Registration { address: address(1), weight: None, max_conns: None };
+    let registration = Registration::of(address(1));
     let full = b.registry().add(other, &registration, &b.rules, b.now, &mut b.events);
     assert!(matches!(full, Err(Error::Full(_))));
     assert_eq!(b.registry().find_space(other), None, "no namespace is left behind");
@@ -304,7 +304,7 @@ fn namespaces_can_run_out_and_come_back() {
     let mut b = Bench::sized(128 * 1024);
     let spaces = b.zone.layout().spaces;
     let names: Vec<_> = (0..=spaces).map(|i| format!("space-{i}")).collect();
-    let registration = Registration { address: address(1), weight: None, max_conns: None };
+    let registration = Registration::of(address(1));
     let mut results = Vec::new();
     for name in &names {
         let name = SpaceName::new(name.as_bytes()).unwrap();

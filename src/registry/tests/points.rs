@@ -176,7 +176,7 @@ const LIFE: &[Step] = &[
     |w| _ = w.b.add_with(3, Some(77), Some(770)).unwrap(),
     |w| _ = w.b.add_with(20, Some(2), None).unwrap(),
     |w| {
-        let registration = Registration { address: address(1), weight: None, max_conns: None };
+        let registration = Registration::of(address(1));
         let (rules, now) = (w.b.rules, w.b.now);
         let other = SpaceName::new(b"other").unwrap();
         w.b.registry().add(other, &registration, &rules, now, &mut w.b.events).unwrap();
@@ -233,7 +233,7 @@ const GROWTH: &[Step] = &[
         let other = SpaceName::new(b"other").unwrap();
         let (rules, now) = (w.b.rules, w.b.now);
         for n in 200..1000 {
-            let registration = Registration { address: address(n), weight: None, max_conns: None };
+            let registration = Registration::of(address(n));
             let name = if n % 3 == 0 { space() } else { other };
             let added = w.b.registry().add(name, &registration, &rules, now, &mut w.b.events);
             if added.is_err() {
