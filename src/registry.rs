@@ -22,6 +22,7 @@ mod member;
 mod network;
 mod news;
 mod order;
+mod panic;
 mod queue;
 mod remote;
 mod repair;

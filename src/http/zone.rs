@@ -60,6 +60,7 @@ impl ZoneConf {
                 on_expire: OnExpire::Disable,
                 remove_after: 0,
                 on_duplicate: OnDuplicate::Refresh,
+                panic_threshold: 0,
             },
             cleanup_interval: 10_000,
             tokens: Tokens::default(),

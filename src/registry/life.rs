@@ -35,6 +35,8 @@ pub struct Rules {
     pub remove_after: u64,
     /// `on_duplicate`.
     pub on_duplicate: OnDuplicate,
+    /// `panic_threshold` in percent; 0: off.
+    pub panic_threshold: u32,
 }
 
 impl Rules {

@@ -5,6 +5,7 @@ mod fuzz;
 mod history;
 mod life;
 mod model;
+mod panic;
 mod points;
 mod requests;
 mod saved;
@@ -21,6 +22,7 @@ const RULES: Rules = Rules {
     on_expire: OnExpire::Disable,
     remove_after: 0,
     on_duplicate: OnDuplicate::Refresh,
+    panic_threshold: 0,
 };
 
 /// A registry with one namespace, a worker, and a clock.

@@ -108,6 +108,8 @@ pub const AGES: u64 = 1 << 42;
 pub mod space_flag {
     /// Named in the configuration: stays when its last server goes.
     pub const CONFIGURED: u32 = 1;
+    /// So many servers are out at once that requests go to all of them: see `registry::panic`.
+    pub const PANIC: u32 = 1 << 1;
 }
 
 /// Values of [`Server::disabled_reason`].
@@ -124,11 +126,12 @@ pub mod reason {
 
 /// The heaps of a namespace, as indexes of [`Space::heaps`].
 pub mod heap {
-    /// By load, then turn: primary servers; the backups follow.
+    /// By load, then turn: primary servers; the backups follow, and among these, behind all of them,
+    /// the servers that only a panic makes eligible.
     pub const LOAD: usize = 0;
-    /// By turn alone: primary servers; the backups follow.
+    /// By turn alone: primary servers; the backups follow, as above.
     pub const TURN: usize = 2;
-    /// Failed servers by the time when they may be tried again.
+    /// Failed servers by the time when they may be tried again; those that are expired as well too.
     pub const RETRY: usize = 4;
     /// Number of heaps.
     pub const COUNT: usize = 5;

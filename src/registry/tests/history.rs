@@ -118,6 +118,7 @@ fn rules() -> impl Strategy<Value = Rules> {
             on_expire,
             remove_after,
             on_duplicate,
+            panic_threshold: 0,
         },
     )
 }
