@@ -19,6 +19,7 @@ const RULES: Rules = Rules {
     remove_after: 0,
     on_duplicate: OnDuplicate::Refresh,
     panic_threshold: 0,
+    slow_start: 0,
 };
 
 const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };

@@ -33,6 +33,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod view;
+mod warm;
 mod worker;
 
 pub use address::{Address, AddressError, Host, parse_host};
@@ -68,6 +69,9 @@ pub const WEIGHT_MAX: u32 = 65_535;
 
 /// Highest limit on the requests of one server.
 pub const MAX_CONNS_MAX: u32 = i32::MAX as u32;
+
+/// Longest time in which a server grows to its weight: an hour, in milliseconds.
+pub const SLOW_START_MAX: u32 = 3_600_000;
 
 /// Highest number of failures after which a server rests.
 pub const MAX_FAILS_MAX: u32 = i32::MAX as u32;

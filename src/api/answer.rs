@@ -227,6 +227,7 @@ impl Call<'_> {
                     max_conns: params.max_conns()?,
                     max_fails: params.max_fails()?,
                     fail_timeout_ms: params.fail_timeout()?,
+                    slow_start_ms: params.slow_start()?,
                 };
                 self.allowed(&registration.address)?;
                 self.add(ns, &registration, &addr, events)

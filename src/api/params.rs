@@ -7,15 +7,15 @@ use serde_json::Value;
 
 use super::{Reply, time};
 use crate::registry::{
-    AddressError, FAIL_TIMEOUT_MAX, Host, MAX_CONNS_MAX, MAX_FAILS_MAX, SpaceName, WEIGHT_MAX,
-    parse_host,
+    AddressError, FAIL_TIMEOUT_MAX, Host, MAX_CONNS_MAX, MAX_FAILS_MAX, SLOW_START_MAX, SpaceName,
+    WEIGHT_MAX, parse_host,
 };
 
 /// Longest body, in bytes; longer ones are answered with 413.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// Parameters that endpoints know.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "ns",
     "host",
     "port",
@@ -23,6 +23,7 @@ const KNOWN: [&str; 10] = [
     "max_conns",
     "max_fails",
     "fail_timeout",
+    "slow_start",
     "action",
     "ready",
     "wait",
@@ -196,6 +197,11 @@ impl Params {
     /// How long a failure counts, in milliseconds, when given.
     pub(super) fn fail_timeout(&self) -> Result<Option<u32>, Reply> {
         Ok(self.time("fail_timeout", FAIL_TIMEOUT_MAX.into())?.map(|ms| ms as u32))
+    }
+
+    /// How long the server takes to grow to its weight, in milliseconds, when given.
+    pub(super) fn slow_start(&self) -> Result<Option<u32>, Reply> {
+        Ok(self.time("slow_start", SLOW_START_MAX.into())?.map(|ms| ms as u32))
     }
 
     /// `action`: required; true for enable.

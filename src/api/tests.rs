@@ -20,6 +20,7 @@ const RULES: Rules = Rules {
     remove_after: 0,
     on_duplicate: OnDuplicate::Refresh,
     panic_threshold: 0,
+    slow_start: 0,
 };
 
 struct Site {

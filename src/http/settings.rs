@@ -6,7 +6,7 @@ use super::zone::ZoneConf;
 use super::{state, sync};
 use crate::nginx::conf;
 use crate::nginx::log::log_conf;
-use crate::registry::{Network, OnDuplicate, OnExpire};
+use crate::registry::{Network, OnDuplicate, OnExpire, SLOW_START_MAX};
 
 /// Longest times that directives take: a year, in milliseconds.
 pub(super) const MAX_TIME: u64 = 365 * 24 * 3600 * 1000;
@@ -33,7 +33,7 @@ const fn one(
     Setting { name, takes: Takes::One, repeatable: false, set }
 }
 
-const SETTINGS: [Setting; 16] = [
+const SETTINGS: [Setting; 17] = [
     one("heartbeat_ttl", |zone, words| {
         zone.rules.ttl = words.time(0, "write it as 30s, or 0 for servers that never expire")?;
         Ok(())
@@ -58,6 +58,11 @@ const SETTINGS: [Setting; 16] = [
         Ok(())
     }),
     one("panic_threshold", set_panic),
+    one("slow_start", |zone, words| {
+        let hint = "write it as 30s, it may be 1h at most, or 0 for none";
+        zone.rules.slow_start = words.time_between(0, SLOW_START_MAX.into(), hint)?;
+        Ok(())
+    }),
     one("state_file", |zone, words| state::set(words.cf, zone, conf::text(&words.values[0]))),
     one("redis", sync::set),
     one("redis_prefix", sync::set),

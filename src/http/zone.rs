@@ -61,6 +61,7 @@ impl ZoneConf {
                 remove_after: 0,
                 on_duplicate: OnDuplicate::Refresh,
                 panic_threshold: 0,
+                slow_start: 0,
             },
             cleanup_interval: 10_000,
             tokens: Tokens::default(),

@@ -2,7 +2,7 @@
 
 use super::order::{Group, Order, Ready, charge};
 use super::space::SpaceRef;
-use super::{Event, Events, Happening, Now, Registry, Rules, Worker, member};
+use super::{Event, Events, Happening, Now, Registry, Rules, Worker, member, warm};
 use crate::balance::Policy;
 use crate::idle::ServerKey;
 use crate::shm::{HeapEntry, NAME_MAX, NONE, class, fault, flag, heap as heap_id};
@@ -173,6 +173,7 @@ impl Registry<'_> {
 
         let dropped = self.drop_expired(space, rules, now, events);
         self.retry_failed(space, now);
+        self.warm_up(now);
         let mut panic = self.mind_panic(space, rules, events);
 
         let again = choice.again.and_then(|flight| self.still_ready(space, flight));
@@ -215,6 +216,7 @@ impl Registry<'_> {
         target.name_len = s.name_len;
         let len = usize::from(s.name_len).min(NAME_MAX);
         target.name[..len].copy_from_slice(&s.name[..len]);
+        warm::step(t, server, now);
         member::reclassify(t, server);
         fault::point!("take.ranked");
 
@@ -254,6 +256,7 @@ impl Registry<'_> {
         }
         let alone = t.spaces[s.space as usize].members == 1;
         let mut failed = false;
+        let was_out = !alone && s.max_fails > 0 && s.fail_marks >= s.max_fails;
         match verdict {
             Verdict::Failed => {
                 s.fails += 1;
@@ -274,7 +277,12 @@ impl Registry<'_> {
             }
             Verdict::Stale => {}
         }
+        if was_out && s.fail_marks == 0 {
+            warm::begin(s, now);
+            warm::note(t, flight.server);
+        }
         fault::point!("release.marked");
+        warm::step(t, flight.server, now);
         member::reclassify(t, flight.server);
         Released { alone, failed, stays: self.takes_requests(flight.server) }
     }

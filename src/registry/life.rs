@@ -3,7 +3,7 @@
 use super::address::{Address, printed};
 use super::member::EMPTY;
 use super::space::{SpaceName, SpaceRef};
-use super::{Error, Event, Events, Happening, Now, Registry};
+use super::{Error, Event, Events, Happening, Now, Registry, warm};
 use crate::shm::{Server, fault, flag, pending, reason};
 
 /// What the cleanup does with a server that expired.
@@ -37,6 +37,8 @@ pub struct Rules {
     pub on_duplicate: OnDuplicate,
     /// `panic_threshold` in percent; 0: off.
     pub panic_threshold: u32,
+    /// `slow_start` of servers that don't say theirs; 0: none.
+    pub slow_start: u64,
 }
 
 impl Rules {
@@ -89,12 +91,21 @@ pub struct Registration {
     pub max_fails: Option<u32>,
     /// 0 to [`super::FAIL_TIMEOUT_MAX`] milliseconds; not given: 10 s, or as it is.
     pub fail_timeout_ms: Option<u32>,
+    /// 0 to [`super::SLOW_START_MAX`] milliseconds; not given: [`Rules::slow_start`], or as it is.
+    pub slow_start_ms: Option<u32>,
 }
 
 impl Registration {
     /// Of a server of which nothing more is said.
     pub fn of(address: Address) -> Self {
-        Self { address, weight: None, max_conns: None, max_fails: None, fail_timeout_ms: None }
+        Self {
+            address,
+            weight: None,
+            max_conns: None,
+            max_fails: None,
+            fail_timeout_ms: None,
+            slow_start_ms: None,
+        }
     }
 
     /// The server with what is said of it; the rest stays as it is.
@@ -104,6 +115,7 @@ impl Registration {
             max_conns: self.max_conns.unwrap_or(s.max_conns),
             max_fails: self.max_fails.unwrap_or(s.max_fails),
             fail_timeout_ms: self.fail_timeout_ms.unwrap_or(s.fail_timeout_ms),
+            slow_start_ms: self.slow_start_ms.unwrap_or(s.slow_start_ms),
             ..s
         }
     }
@@ -111,7 +123,7 @@ impl Registration {
 
 /// Whether two servers differ in nothing that a registration says.
 fn same_settings(a: &Server, b: &Server) -> bool {
-    let of = |s: &Server| (s.weight, s.max_conns, s.max_fails, s.fail_timeout_ms);
+    let of = |s: &Server| (s.weight, s.max_conns, s.max_fails, s.fail_timeout_ms, s.slow_start_ms);
     of(a) == of(b)
 }
 
@@ -194,6 +206,7 @@ impl Registry<'_> {
             }
             if !same_settings(&new, &old) {
                 self.change(slot, Server { updated_wall: now.wall, ..new }, bits, now);
+                warm::step(&mut self.g, slot, now);
             } else if self.shares() {
                 self.g.servers[slot as usize] = self.news_of(old, bits, now);
                 self.enqueue(slot);
@@ -211,9 +224,13 @@ impl Registry<'_> {
             heartbeat_wall: now.wall,
             created_wall: now.wall,
             updated_wall: now.wall,
-            started_mono: now.mono,
-            ..registration.apply(Server { max_conns: MAX_CONNS, ..EMPTY })
+            ..registration.apply(Server {
+                max_conns: MAX_CONNS,
+                slow_start_ms: rules.slow_start as u32,
+                ..EMPTY
+            })
         };
+        warm::begin(&mut server, now);
         registration.address.write(&mut server);
         let server = self.news_of(server, pending::ALL, now);
         let slot = self.insert(server).ok_or(Error::Full("server"))?;
@@ -277,6 +294,9 @@ impl Registry<'_> {
         let before = s.flags;
         if enable {
             s.flags &= !(flag::DISABLED | flag::SILENCED | flag::DRAINING);
+            if s.flags != before {
+                warm::begin(&mut s, now);
+            }
             s.disabled_reason = reason::NONE;
             s.disabled_wall = 0;
         } else {
@@ -289,6 +309,7 @@ impl Registry<'_> {
         if s.flags != before {
             s.updated_wall = now.wall;
             self.change(slot, s, pending::SWITCH, now);
+            warm::note(&mut self.g, slot);
             self.say(if enable { Happening::Enabled } else { Happening::Disabled }, slot, events);
         }
         Ok(Change::of(&self.g.servers[slot as usize]))

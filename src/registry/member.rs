@@ -3,7 +3,7 @@
 use super::address::Address;
 use super::order::{self, Standing, group};
 use super::queue::{self, List};
-use super::{Now, Registry, chain, heap};
+use super::{Now, Registry, chain, heap, warm};
 use crate::shm::{Key, NONE, Server, Tables, class, fault, flag, heap as heap_id};
 
 fn bucket_of(t: &Tables<'_>, server: &Server) -> usize {
@@ -336,6 +336,7 @@ impl Registry<'_> {
         if !alone {
             self.company_changed(server.space);
         }
+        warm::note(&mut self.g, slot);
         self.touch(server.space);
         self.enqueue(slot);
         Some(slot)
@@ -450,6 +451,10 @@ impl Registry<'_> {
             s.disabled_wall = 0;
             s.updated_wall = now.wall;
         }
+        // In a panic it has had requests all the time.
+        if s.flags & flag::DISABLED == 0 && !self.in_panic(s.space) {
+            warm::begin(&mut s, now);
+        }
         s.flags &= !(flag::EXPIRED | flag::SILENCED);
         let t = &mut *self.g;
         stale(t, slot);
@@ -457,6 +462,7 @@ impl Registry<'_> {
         journaled(t, slot, Server { fresh_prev, fresh_next, ..s });
         freshen(t, slot);
         reclassify(t, slot);
+        warm::note(t, slot);
         self.touch(s.space);
     }
 }
@@ -493,6 +499,7 @@ pub(super) const EMPTY: Server = Server {
     ip: [0; 16],
     name: [0; crate::shm::NAME_MAX],
     disabled_reason: 0,
+    warmth: 0,
     heartbeat_wall: 0,
     created_wall: 0,
     updated_wall: 0,

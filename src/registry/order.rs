@@ -63,7 +63,29 @@ impl Order {
 /// in 1/256.
 pub(super) fn load(s: &Server) -> u64 {
     let requests = (u64::from(s.conns) << 8) + u64::from(s.others_damped);
+    if s.warmth > 0 {
+        return slow_load(s, requests);
+    }
     (requests << 24) / u64::from(s.weight.max(1))
+}
+
+#[cold]
+fn slow_load(s: &Server, requests: u64) -> u64 {
+    let load = (u128::from(requests) << 32) / u128::from(slow_weight(s));
+    u64::try_from(load).unwrap_or(u64::MAX).min(STANDBY - 1)
+}
+
+/// The weight of a server that grows to it, in 1/256.
+fn slow_weight(s: &Server) -> u64 {
+    u64::from(s.weight.max(1)) * u64::from(s.warmth.max(1))
+}
+
+/// How far a request moves a server's turn.
+fn stride(s: &Server) -> u64 {
+    match s.warmth {
+        0 => STRIDE / u64::from(s.weight.max(1)),
+        _ => (STRIDE << 8) / slow_weight(s),
+    }
 }
 
 /// Where a server stands in the heaps.
@@ -131,8 +153,8 @@ fn enter_one(t: &mut Tables<'_>, space: u32, server: u32, order: Order) {
     let Space { turn, common_weight, .. } = t.spaces[space as usize];
     let s = &mut t.servers[server as usize];
     let now = turn[order.heap(group(s))];
-    let turn = &mut s.turn[order as usize];
-    *turn = (*turn).max(now + phase(s.number, s.weight, common_weight != 0));
+    let start = now + phase(s.number, stride(s), common_weight != 0);
+    s.turn[order as usize] = s.turn[order as usize].max(start);
     let (id, key) = place(s, order);
     heap::insert(t, space, id, server, key);
 }
@@ -140,8 +162,7 @@ fn enter_one(t: &mut Tables<'_>, space: u32, server: u32, order: Order) {
 /// How far into its first stride a server starts. Equal servers start close together, in the order
 /// of their numbers. Where weights differ, starts are spread by the golden ratio: light servers that all
 /// started together would come one after the other, and leave the heavy ones a long run.
-fn phase(number: u64, weight: u32, alike: bool) -> u64 {
-    let stride = STRIDE / u64::from(weight.max(1));
+fn phase(number: u64, stride: u64, alike: bool) -> u64 {
     if alike {
         return stride / 2 + ((stride * (number & 0xffff)) >> 17);
     }
@@ -177,11 +198,23 @@ pub(super) fn rank(t: &mut Tables<'_>, server: u32) {
 pub(super) fn charge(t: &mut Tables<'_>, server: u32, order: Order) {
     let s = &mut t.servers[server as usize];
     let group = group(s);
-    let stride = STRIDE / u64::from(s.weight.max(1));
+    let stride = stride(s);
     let now = &mut t.spaces[s.space as usize].turn[order.heap(group)];
     let start = s.turn[order as usize].max(*now);
     *now = start;
     s.turn[order as usize] = start + stride;
+}
+
+/// Has a server whose weight has grown wait no longer for its turn than one of its present weight
+/// does. Its rank is the caller's to renew.
+pub(super) fn hasten(t: &mut Tables<'_>, server: u32) {
+    let s = &mut t.servers[server as usize];
+    let latest = stride(s);
+    for order in ORDERS {
+        let now = t.spaces[s.space as usize].turn[order.heap(group(s))];
+        let turn = &mut s.turn[order as usize];
+        *turn = (*turn).min(now + latest);
+    }
 }
 
 /// The ready servers of one group of a namespace, as a policy sees them.

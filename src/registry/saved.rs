@@ -39,6 +39,8 @@ pub struct SavedServer {
     pub max_fails: u32,
     /// Milliseconds.
     pub fail_timeout_ms: u32,
+    /// Milliseconds in which it grows to its weight.
+    pub slow_start_ms: u32,
     /// Switched off.
     pub off: Option<SwitchedOff>,
     /// When it was.
@@ -107,6 +109,7 @@ impl Copied {
             max_conns: s.max_conns,
             max_fails: s.max_fails,
             fail_timeout_ms: s.fail_timeout_ms,
+            slow_start_ms: s.slow_start_ms,
             off,
             disabled_at: if off.is_some() { s.disabled_wall } else { 0 },
             draining: has(flag::DRAINING),
@@ -387,6 +390,7 @@ impl Registry<'_> {
             max_conns: saved.max_conns,
             max_fails: saved.max_fails,
             fail_timeout_ms: saved.fail_timeout_ms,
+            slow_start_ms: saved.slow_start_ms,
             heartbeat_mono: now.mono,
             heartbeat_wall: now.wall,
             created_wall: saved.created_at,
@@ -435,6 +439,7 @@ impl Registry<'_> {
             new.max_conns = saved.max_conns;
             new.max_fails = saved.max_fails;
             new.fail_timeout_ms = saved.fail_timeout_ms;
+            new.slow_start_ms = saved.slow_start_ms;
         }
         switch(&mut new, saved);
         self.replace(slot, new);

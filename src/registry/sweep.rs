@@ -67,6 +67,9 @@ impl Registry<'_> {
                 fault::point!("sweep.server");
             } else if rules.revives(s, now) {
                 self.revive(slot, now, events);
+            } else if s.warmth > 0 {
+                super::warm::step(&mut self.g, slot, now);
+                super::warm::note(&mut self.g, slot);
             }
         }
         fault::point!("sweep.slice");

@@ -9,6 +9,7 @@ mod panic;
 mod points;
 mod requests;
 mod saved;
+mod warm;
 
 use std::net::Ipv4Addr;
 
@@ -23,6 +24,7 @@ const RULES: Rules = Rules {
     remove_after: 0,
     on_duplicate: OnDuplicate::Refresh,
     panic_threshold: 0,
+    slow_start: 0,
 };
 
 /// A registry with one namespace, a worker, and a clock.

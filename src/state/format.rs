@@ -77,6 +77,8 @@ struct Line<'a> {
     max_fails: u32,
     #[serde(default = "ten_seconds", skip_serializing_if = "is_ten_seconds")]
     fail_timeout_ms: u32,
+    #[serde(default, skip_serializing_if = "is_none")]
+    slow_start_ms: u32,
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     disabled: Option<std::borrow::Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -115,6 +117,11 @@ fn one() -> u32 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_one(n: &u32) -> bool {
     *n == one()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_none(ms: &u32) -> bool {
+    *ms == 0
 }
 
 fn ten_seconds() -> u32 {
@@ -172,6 +179,7 @@ impl Writer {
             max_conns: s.max_conns,
             max_fails: s.max_fails,
             fail_timeout_ms: s.fail_timeout_ms,
+            slow_start_ms: s.slow_start_ms,
             disabled: s.off.map(|off| match off {
                 SwitchedOff::Manual => MANUAL.into(),
                 SwitchedOff::Configured => CONFIGURED.into(),
@@ -337,6 +345,7 @@ fn server(line: &Line<'_>) -> Option<SavedServer> {
         max_conns: line.max_conns,
         max_fails: line.max_fails,
         fail_timeout_ms: line.fail_timeout_ms,
+        slow_start_ms: line.slow_start_ms,
         off,
         disabled_at: line.disabled_at,
         draining: line.draining,

@@ -10,7 +10,7 @@ use crate::shm::testing::{dies_after, is_killed_in, shared_word};
 use crate::shm::{fault, flag};
 
 /// What is true of a server, without what the clock or a request says of it.
-type Truth = (u32, u32, u32, u32, u64, u64, u32);
+type Truth = (u32, u32, u32, u16, u64, u64, u32);
 
 /// All that is true in a zone: namespaces, and servers in them.
 type Picture = BTreeMap<(String, String), Truth>;
@@ -185,6 +185,8 @@ const LIFE: &[Step] = &[
         let other = w.b.registry().find_space(SpaceName::new(b"other").unwrap());
         w.b.registry().remove(other, &address(1), w.b.now, &mut w.b.events).unwrap();
     },
+    |w| w.b.rules.slow_start = 60_000,
+    |w| w.b.add(21),
     |w| w.b.toggle(4, false),
     |w| w.b.toggle(4, true),
     |w| {
