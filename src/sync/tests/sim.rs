@@ -26,6 +26,8 @@ pub(super) const RULES: Rules = Rules {
     on_expire: OnExpire::Disable,
     remove_after: 0,
     on_duplicate: OnDuplicate::Refresh,
+    panic_threshold: 0,
+    slow_start: 0,
 };
 
 /// What becomes of a node's jobs.
@@ -197,7 +199,7 @@ impl Member {
         weight: Option<u32>,
         max_conns: Option<u32>,
     ) -> Result<(), Error> {
-        let registration = Registration { address: address(port), weight, max_conns };
+        let registration = Registration { weight, max_conns, ..Registration::of(address(port)) };
         let (rules, now) = (self.rules, self.now());
         let mut registry = self.registry();
         registry.add(space(name), &registration, &rules, now, &mut self.events).map(drop)
