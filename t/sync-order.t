@@ -100,6 +100,8 @@ subtest 'one node with a slow way, and another without' => sub {
         $proxies[0]->heal(keep => 1);
     }
     is("@lost", '', 'what was said later counts, though it arrived earlier');
+    change($two, remove => "127.0.0.9:$_") for 1 .. 5;
+    agree(\@nodes, [], 'all go');
 };
 
 # What comes of the memory of a removal that is over.
