@@ -100,11 +100,20 @@ subtest 'least_conn avoids a server that another node keeps busy' => sub {
     sleep 6 * $INTERVAL;
     my $sum = parallel(2, 40, $two->url('/'));
     is_deeply($sum->{backend}, { b => 40 }, 'all go to the idle one');
+    # A mean is rounded somewhere: one more or less.
+    my @local;
     @held = (@held, hold($two, 4));
-    counted($two, $second, '4 4', 'four of its own are on the idle one then');
-    @held = (@held, hold($two, 2));
-    ok(wait_until(sub { counts($two, $first) eq '5 1' && counts($two, $second) eq '5 5' }), 'and of two more each takes one')
-        or diag(join ', ', map { counts($two, $_) } $first, $second);
+    ok(wait_until(sub {
+        @local = map { server($two, $_)->{local_connections} } $first, $second;
+        return $local[0] + $local[1] == 4;
+    }), 'four of its own');
+    cmp_ok($local[1], '>=', 3, 'are on the idle one') or diag("@local");
+    @held = (@held, hold($two, 4));
+    ok(wait_until(sub {
+        @local = map { server($two, $_)->{local_connections} } $first, $second;
+        return $local[0] + $local[1] == 8;
+    }), 'and four more');
+    ok($local[0] >= 1 && $local[0] <= 3, 'are shared, so that all have about as many') or diag("@local");
     release(@held);
     idle('then 0');
     change($one, remove => $second);

@@ -98,6 +98,7 @@ for my $data (0, 1) {
         ok($gone, 'silent from now on, it expires');
         cmp_ok($was_up - $back, '>', 0.7 * $TTL, 'when its TTL is over, which began in full') or diag($was_up - $back);
         ok(wait_until(sub { state_of($_, $heard) eq 'expired' }), 'on both') for $one, $two;
+        ok(connected($_, 10 * time_scale()), 'both are connected') for $one, $two;
         change($one, refresh => $_) for $heard, $silent, $own;
         agree([ $one, $two ], [ map { "$_ 1 1000 true up" } $heard, $silent, $own ], 'and all come back with a heartbeat');
         $_->log_is_clean for $one, $two;

@@ -229,27 +229,26 @@ sub unregister {
     return;
 }
 
-# A script that keeps Redis busy, and answers nobody, for so many seconds, or longer when the machine has
-# something else to do: the words of the command. A script has no clock that goes on while it runs.
+# A script that keeps Redis busy, and answers nobody, for so many seconds: the words of the command.
 sub busy {
     my ($self, $seconds) = @_;
-    my $script = 'local n = 0 for i = 1, tonumber(ARGV[1]) do n = n + i % 7 end return 1';
-    if (!$self->{speed}) {
-        my ($count, $took, $best) = (100_000, 0);
-        my $run = sub {
-            my $since = time;
-            $self->cli(EVAL => $script, 0, $count);
-            return time - $since;
-        };
-        while (($took = $run->()) < 0.05) { $count *= 2 }
-        # The shortest time is the one in which nothing else ran.
-        for (1 .. 5) {
-            $best = $took if !$best || $took < $best;
-            $took = $run->();
-        }
-        $self->{speed} = $count / $best;
+    my $script = <<'END';
+        local function now() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end
+        local till, n = now() + ARGV[1] * 1000000, 0
+        while n < tonumber(ARGV[2]) and now() < till do n = n + 1 end
+        return n
+END
+    my @command = (EVAL => $script, 0);
+    # The clock of newer ones stands still while a script runs: then it is so many turns, as fast as they were
+    # when nothing else ran.
+    my ($turns, $fastest) = (100_000, 0);
+    for (1 .. 6) {
+        my $since = time;
+        return (@command, $seconds, 1e15) if $self->cli(@command, 0.01, $turns) < $turns;
+        my $speed = $turns / (time - $since);
+        $fastest = $speed if $speed > $fastest;
     }
-    return (EVAL => $script, 0, int($self->{speed} * $seconds));
+    return (@command, 1e6, int($fastest * $seconds));
 }
 
 # Redis' own time in seconds.
