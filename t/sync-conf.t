@@ -149,6 +149,10 @@ subtest 'what does not go together' => sub {
         bad("$name without a value", qr/invalid number of arguments in "$name" directive/, $URL, "$name;");
         bad("$name with two", qr/invalid number of arguments in "$name" directive/, $URL, "$name a b;");
     }
+    my $second = "}\nregistry second 128k {";
+    bad('two registries with the same keys', qr/^registry "main" in \S+:\d+ has the same Redis and the same "redis_prefix".*another redis_prefix/, $URL, $second, $URL);
+    good('two with keys of their own', $URL, $second, $URL, 'redis_prefix second;');
+    good('two in different databases', $URL, $second, 'redis redis://127.0.0.1:6379/1;');
     bad('redis twice', qr/"redis".*duplicate|duplicate.*"redis"/, $URL, "redis redis://:$SECRET\@127.0.0.2;");
     bad('redis without a value', qr/invalid number of arguments in "redis" directive/, 'redis;');
     bad('redis with two', qr/invalid number of arguments in "redis" directive/, "redis redis://:$SECRET\@127.0.0.1 redis://127.0.0.2;");
