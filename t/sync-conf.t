@@ -57,84 +57,117 @@ subtest 'URLs' => sub {
     );
 };
 
+# What nginx -t says of a URL.
+my %WHY = (
+    scheme => 'a URL of Redis begins with redis://, rediss://, unix:/, redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://',
+    host => 'there must be a host after "//", and after each comma',
+    name => 'a host must be a name, an IPv4 address or an IPv6 address in brackets',
+    port => 'a port must be a number from 1 to 65535',
+    db => 'a database must be a number from 0 to 2147483647',
+    more => 'there is too much after the last "/"',
+    chars => 'a URL must not contain control characters, spaces or "#": write them as %XX',
+    query => 'after "?" there may be db, user and pass with unix:, sentinel_user and sentinel_password with redis+sentinel:, each once',
+    one => 'only redis+sentinel:// and redis+cluster:// take more than one host',
+    percent => '"%" must be followed by two hexadecimal digits in a URL: write "%" itself as %25',
+    socket => 'the path of a unix socket must be absolute and at most 107 bytes long: unix:/PATH',
+    service => 'the name of the service must follow the sentinels: redis+sentinel://HOST/SERVICE',
+    cluster_db => 'a cluster has no database other than 0',
+    login => '"/", "?" and "@" in a user name or password must be written as %2F, %3F and %40',
+    nopass => 'a user name needs a password: write USER:PASSWORD@ before the host',
+);
+
 subtest 'URLs that are none' => sub {
-    bad("redis $_->[0]", $_->[1], "redis $_->[0];") for (
-        [ '""',                               qr/"redis"/ ],
-        [ '127.0.0.1:6379',                   qr/"redis".*redis:\/\// ],
-        [ '127.0.0.1',                        qr/"redis"/ ],
-        [ 'on',                               qr/"redis"/ ],
-        [ 'http://127.0.0.1:6379',            qr/"redis".*redis:\/\// ],
-        [ 'redis:127.0.0.1',                  qr/"redis"/ ],
-        [ 'redis:/127.0.0.1',                 qr/"redis"/ ],
-        [ 'redis://',                         qr/"redis"/ ],
-        [ 'redis://:6379',                    qr/"redis"/ ],
-        [ 'redis:///0',                       qr/"redis"/ ],
-        [ 'redis://127.0.0.1:0',              qr/"redis".*port/ ],
-        [ 'redis://127.0.0.1:65536',          qr/"redis".*port/ ],
-        [ 'redis://127.0.0.1:x',              qr/"redis".*port/ ],
-        [ 'redis://127.0.0.1:6379:1',         qr/"redis"/ ],
-        [ 'redis://127.0.0.1:6379/x',         qr/"redis".*(?:db|database)/i ],
-        [ 'redis://127.0.0.1:6379/-1',        qr/"redis"/ ],
-        [ 'redis://127.0.0.1:6379/0/1',       qr/"redis"/ ],
-        [ 'redis://127.0.0.1:6379/99999999999', qr/"redis"/ ],
-        [ 'redis://[::1:6379',                qr/"redis"/ ],
-        [ 'redis://::1:6379',                 qr/"redis"/ ],
-        [ '"redis://127.0.0.1 :6379"',        qr/"redis"/ ],
-        [ 'redis://127.0.0.1:6379?db=1',      qr/"redis"/ ],
-        [ 'redis://127.0.0.1,127.0.0.2',      qr/"redis"/ ],
-        [ "redis://web:%zz$SECRET\@127.0.0.1", qr/"redis"/ ],
-        [ "redis://web:$SECRET\@",            qr/"redis"/ ],
-        [ "redis://web:$SECRET\@127.0.0.1:x", qr/"redis"/ ],
-        [ "redis://web:$SECRET\@127.0.0.1/x", qr/"redis"/ ],
-        [ "web:$SECRET\@127.0.0.1:6379",      qr/"redis"/ ],
-        [ "http://web:$SECRET\@127.0.0.1",    qr/"redis"/ ],
-        [ 'unix:',                            qr/"redis"/ ],
-        [ 'unix:run/redis.sock',              qr/"redis"/ ],
-        [ 'unix:/run/redis.sock?db=x',        qr/"redis"/ ],
-        [ "\"unix:/run/redis.sock?db=1&password=$SECRET\"", qr/"redis"/ ],
-        [ 'redis+sentinel://127.0.0.1:26379', qr/"redis".*(?:service|SERVICE|master)/ ],
-        [ 'redis+sentinel://127.0.0.1:26379/', qr/"redis"/ ],
-        [ 'redis+sentinel:///main',           qr/"redis"/ ],
-        [ 'redis+sentinel://a,,b/main',       qr/"redis"/ ],
-        [ 'redis+sentinel://a:x/main',        qr/"redis"/ ],
-        [ 'redis+sentinel://a/main/x',        qr/"redis"/ ],
-        [ "redis+sentinel://a/main?sentinel_pw=$SECRET", qr/"redis"/ ],
-        [ 'redis+cluster://',                 qr/"redis"/ ],
-        [ 'redis+cluster://a:7000,',          qr/"redis"/ ],
-        [ 'redis+cluster://a:7000/1',         qr/"redis"/ ],
-        [ "redis+cluster://web:$SECRET\@a:7000,b:y", qr/"redis"/ ],
-        [ 'redis+tls://127.0.0.1',            qr/"redis"/ ],
+    bad("redis $_->[0]", "invalid \"redis\": $WHY{$_->[1]}", "redis $_->[0];") for (
+        [ '""', 'scheme' ],
+        [ '127.0.0.1:6379', 'scheme' ],
+        [ '127.0.0.1', 'scheme' ],
+        [ 'on', 'scheme' ],
+        [ 'http://127.0.0.1:6379', 'scheme' ],
+        [ 'redis:127.0.0.1', 'scheme' ],
+        [ 'redis:/127.0.0.1', 'scheme' ],
+        [ 'redis://', 'host' ],
+        [ 'redis://:6379', 'host' ],
+        [ 'redis:///0', 'host' ],
+        [ 'redis://127.0.0.1:0', 'port' ],
+        [ 'redis://127.0.0.1:65536', 'port' ],
+        [ 'redis://127.0.0.1:x', 'port' ],
+        [ 'redis://127.0.0.1:6379:1', 'port' ],
+        [ 'redis://127.0.0.1:6379/x', 'db' ],
+        [ 'redis://127.0.0.1:6379/-1', 'db' ],
+        [ 'redis://127.0.0.1:6379/0/1', 'more' ],
+        [ 'redis://127.0.0.1:6379/99999999999', 'db' ],
+        [ 'redis://[::1:6379', 'name' ],
+        [ 'redis://::1:6379', 'host' ],
+        [ '"redis://127.0.0.1 :6379"', 'chars' ],
+        [ 'redis://127.0.0.1:6379?db=1', 'query' ],
+        [ 'redis://127.0.0.1,127.0.0.2', 'one' ],
+        [ "redis://web:%zz$SECRET\@127.0.0.1", 'percent' ],
+        [ "redis://web:$SECRET\@", 'host' ],
+        [ "redis://web:$SECRET\@127.0.0.1:x", 'port' ],
+        [ "redis://web:$SECRET\@127.0.0.1/x", 'db' ],
+        [ "redis://$SECRET/x:y\@127.0.0.1", 'login' ],
+        [ "redis://web:$SECRET/x\@127.0.0.1", 'login' ],
+        [ "redis://web:a\@$SECRET\@127.0.0.1", 'login' ],
+        [ "redis://$SECRET\@127.0.0.1", 'nopass' ],
+        [ "web:$SECRET\@127.0.0.1:6379", 'scheme' ],
+        [ "http://web:$SECRET\@127.0.0.1", 'scheme' ],
+        [ 'unix:', 'socket' ],
+        [ 'unix:run/redis.sock', 'socket' ],
+        [ 'unix:/run/redis.sock?db=x', 'db' ],
+        [ "\"unix:/run/redis.sock?db=1&password=$SECRET\"", 'query' ],
+        [ 'redis+sentinel://127.0.0.1:26379', 'service' ],
+        [ 'redis+sentinel://127.0.0.1:26379/', 'service' ],
+        [ 'redis+sentinel:///main', 'host' ],
+        [ 'redis+sentinel://a,,b/main', 'host' ],
+        [ 'redis+sentinel://a:x/main', 'port' ],
+        [ 'redis+sentinel://a/main/x', 'db' ],
+        [ "redis+sentinel://a/main?sentinel_pw=$SECRET", 'query' ],
+        [ 'redis+cluster://', 'host' ],
+        [ 'redis+cluster://a:7000,', 'host' ],
+        [ 'redis+cluster://a:7000/1', 'cluster_db' ],
+        [ "redis+cluster://web:$SECRET\@a:7000,b:y", 'port' ],
+        [ 'redis+tls://127.0.0.1', 'scheme' ],
     );
 };
 
 subtest 'times' => sub {
     good("redis_timeout $_", $URL, "redis_timeout $_;") for qw(10ms 500ms 1s 60s 1m);
-    bad("redis_timeout $_", qr/"redis_timeout"/, $URL, "redis_timeout $_;") for qw(0 9ms 61s 60001ms 1h -1 x 1.5s), '""';
+    bad("redis_timeout $_", sprintf('invalid time "%s" in "redis_timeout": write it as 1s, from 10ms to 60s', tr/"//dr), $URL, "redis_timeout $_;")
+        for qw(0 9ms 61s 60001ms 1h -1 x 1.5s), '""';
     good("redis_interval $_", $URL, "redis_interval $_;") for qw(100ms 1s 1m 1h 60m);
-    bad("redis_interval $_", qr/"redis_interval"/, $URL, "redis_interval $_;") for qw(0 99ms 3601s 61m 2h x), '""';
+    bad("redis_interval $_", sprintf('invalid time "%s" in "redis_interval": write it as 1s, from 100ms to 1h', tr/"//dr), $URL, "redis_interval $_;")
+        for qw(0 99ms 3601s 61m 2h x), '""';
     good("redis_tombstone_ttl $_", $URL, "redis_tombstone_ttl $_;") for qw(1s 2s 1h 24h 30d);
-    bad("redis_tombstone_ttl $_", qr/"redis_tombstone_ttl"/, $URL, "redis_tombstone_ttl $_;") for qw(0 366d x), '""';
+    bad("redis_tombstone_ttl $_", sprintf('invalid time "%s" in "redis_tombstone_ttl": write it as 24h, it must be at least 1s', tr/"//dr), $URL, "redis_tombstone_ttl $_;")
+        for qw(0 999ms x), '""';
+    bad('redis_tombstone_ttl 366d', 'invalid time "366d" in "redis_tombstone_ttl": it may be a year at most', $URL, 'redis_tombstone_ttl 366d;');
 };
 
 subtest 'names' => sub {
     good("redis_prefix $_", $URL, "redis_prefix $_;") for qw(upstream web.main a A-1_b:c), 'x' x 64;
-    bad("redis_prefix $_", qr/"redis_prefix"/, $URL, "redis_prefix $_;") for '""', '"a b"', 'x' x 300, '"a{b"', 'a}b' x 0 || '"a*b"';
+    bad("redis_prefix $_", sprintf('invalid value "%s" in "redis_prefix": use 1 to 64 letters, digits, ".", "_", ":" or "-"', tr/"//dr), $URL, "redis_prefix $_;")
+        for '""', '"a b"', 'x' x 65, '"a{b"', '"a}b"', '"a*b"', "\xc3\xa4";
     good("redis_node $_", $URL, "redis_node $_;") for qw(web-1 web.example.com a A_1), 'x' x 64;
-    bad("redis_node $_", qr/"redis_node"/, $URL, "redis_node $_;") for '""', '"a b"', 'x' x 300, 'a/b', '"a\\nb"';
+    bad("redis_node $_", sprintf('invalid value "%s" in "redis_node": use 1 to 64 letters, digits, ".", "_" or "-"', tr/"//dr), $URL, "redis_node $_;")
+        for '""', '"a b"', 'x' x 65, 'a/b', 'a:b';
 };
 
 subtest 'certificates' => sub {
     my $tls = 'redis rediss://127.0.0.1:6380;';
+    my $bad = sub { return 'invalid "redis_trusted_certificate": "' . $node->dir . "$_[0]\": $_[1]" };
     good('a CA', $tls, "redis_trusted_certificate $certificates/ca.pem;");
     good('more than one in a file', $tls, 'redis_trusted_certificate ' . spew($node->dir . '/both.pem',
         slurp("$certificates/ca.pem") . slurp("$certificates/other.pem")) . ';');
     good('relative to where the configuration is', $tls, 'redis_trusted_certificate ca.pem;')
         if spew($node->dir . '/conf/ca.pem', slurp("$certificates/ca.pem"));
-    bad('a file that is not there', qr{"redis_trusted_certificate".*/none\.pem|/none\.pem.*"redis_trusted_certificate"}, $tls,
+    bad('a file that is not there', "invalid \"redis_trusted_certificate\": \"$certificates/none.pem\": No such file or directory (os error 2)", $tls,
         "redis_trusted_certificate $certificates/none.pem;");
-    bad('a file without a certificate', qr/"redis_trusted_certificate"/, $tls, 'redis_trusted_certificate ' . $node->dir . '/empty.pem;');
-    bad('a file with something else in it', qr/"redis_trusted_certificate"/, $tls, 'redis_trusted_certificate ' . $node->dir . '/broken.pem;');
-    bad('a directory', qr/"redis_trusted_certificate"/, $tls, 'redis_trusted_certificate ' . $node->dir . ';');
+    bad('a file without a certificate', $bad->('/empty.pem', 'there is no certificate in PEM form in it'), $tls, 'redis_trusted_certificate ' . $node->dir . '/empty.pem;');
+    bad('a file with something else in it', $bad->('/broken.pem', 'certificate 1 in it is damaged'), $tls, 'redis_trusted_certificate ' . $node->dir . '/broken.pem;');
+    bad('a directory', $bad->('', 'Is a directory (os error 21)'), $tls, 'redis_trusted_certificate ' . $node->dir . ';');
+    bad('where there is no TLS', "invalid \"redis_trusted_certificate\": \"$certificates/ca.pem\": "
+            . 'certificates are for URLs with TLS: rediss://, rediss+sentinel:// or rediss+cluster://',
+        $URL, "redis_trusted_certificate $certificates/ca.pem;");
 };
 
 subtest 'what does not go together' => sub {
@@ -143,19 +176,19 @@ subtest 'what does not go together' => sub {
         redis_trusted_certificate => "$certificates/ca.pem", redis_tombstone_ttl => '1h',
     );
     for my $name (sort keys %others) {
-        bad("$name without redis", qr/"$name".*"redis"/, "$name $others{$name};");
+        bad("$name without redis", "\"$name\" needs \"redis\" in its registry block, which says where Redis is", "$name $others{$name};");
         good("$name before it", "$name $others{$name};", $name =~ /cert/ ? 'redis rediss://127.0.0.1;' : $URL);
-        bad("$name twice", qr/"$name".*duplicate|duplicate.*"$name"/, $URL, ("$name $others{$name};") x 2);
-        bad("$name without a value", qr/invalid number of arguments in "$name" directive/, $URL, "$name;");
-        bad("$name with two", qr/invalid number of arguments in "$name" directive/, $URL, "$name a b;");
+        bad("$name twice", "\"$name\" directive is duplicate", $URL, ("$name $others{$name};") x 2);
+        bad("$name without a value", "invalid number of arguments in \"$name\" directive: it takes one", $URL, "$name;");
+        bad("$name with two", "invalid number of arguments in \"$name\" directive: it takes one", $URL, "$name a b;");
     }
     my $second = "}\nregistry second 128k {";
     bad('two registries with the same keys', qr/^registry "main" in \S+:\d+ has the same Redis and the same "redis_prefix".*another redis_prefix/, $URL, $second, $URL);
     good('two with keys of their own', $URL, $second, $URL, 'redis_prefix second;');
     good('two in different databases', $URL, $second, 'redis redis://127.0.0.1:6379/1;');
-    bad('redis twice', qr/"redis".*duplicate|duplicate.*"redis"/, $URL, "redis redis://:$SECRET\@127.0.0.2;");
-    bad('redis without a value', qr/invalid number of arguments in "redis" directive/, 'redis;');
-    bad('redis with two', qr/invalid number of arguments in "redis" directive/, "redis redis://:$SECRET\@127.0.0.1 redis://127.0.0.2;");
+    bad('redis twice', '"redis" directive is duplicate', $URL, "redis redis://:$SECRET\@127.0.0.2;");
+    bad('redis without a value', 'invalid number of arguments in "redis" directive: it takes one', 'redis;');
+    bad('redis with two', 'invalid number of arguments in "redis" directive: it takes one', "redis redis://:$SECRET\@127.0.0.1 redis://127.0.0.2;");
     bad('a directive that there is not', qr/unknown directive "redis_password".*redis_node/, $URL, "redis_password $SECRET;");
 };
 

@@ -135,15 +135,18 @@ for my $key (qw(servers:meta servers:zset heartbeat)) {
         ok(wait_until(sub { $redis->cli(TYPE => "upstream:$key") eq 'hash' }), 'taken away, it is written anew') if $key eq 'servers:meta';
         agree(\@nodes, [ '127.0.0.9:1', '127.0.0.9:5' ], 'and no server is lost by it');
         redis_agrees($redis, \@nodes, 'Redis has them');
-        # Somebody looks at it while it is right.
-        sleep 2 * $INTERVAL;
+        # Long enough to be seen.
+        sleep 3 * $INTERVAL;
         @from = since();
         $redis->cli(SET => "upstream:$key", 'again');
+        change($nodes[1], add => '127.0.0.9:7');
+        change($nodes[1], refresh => '127.0.0.9:1');
         sleep 3 * $INTERVAL;
         @lines = lines_on("upstream:$key", @from);
         ok(@lines == 1 || @lines == 2, 'broken once more, it is named once more') or diag(join "\n", @lines);
         $redis->cli(DEL => "upstream:$key");
         call($nodes[0], remove => '127.0.0.9:6', ns => 'other');
+        call($nodes[1], remove => '127.0.0.9:7');
         call($nodes[0], remove => '127.0.0.9:5');
         agree(\@nodes, ['127.0.0.9:1'], 'changes go on');
         redis_agrees($redis, \@nodes, 'in Redis too');

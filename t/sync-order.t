@@ -100,8 +100,29 @@ subtest 'one node with a slow way, and another without' => sub {
         $proxies[0]->heal(keep => 1);
     }
     is("@lost", '', 'what was said later counts, though it arrived earlier');
+    change($two, remove => "127.0.0.9:$_") for 1 .. 5;
+    agree(\@nodes, [], 'all go');
 };
 
-log_says($_, qr/^used(?: away again)*$/, 'the log') for @nodes;
+# What comes of the memory of a removal that is over.
+subtest 'removed and added again at once, and then Redis loses all' => sub {
+    my @addrs = map { "127.0.0.9:$_" } 1 .. 3;
+    change($one, add => $_) for @addrs;
+    agree(\@nodes, \@addrs, 'three servers');
+    for my $round (1 .. 6) {
+        for my $addr (@addrs) {
+            call($one, remove => $addr);
+            change($one, add => $addr);
+        }
+        agree(\@nodes, \@addrs, 'removed and added again') or last;
+        ok(pushed($_), 'which Redis knows') for @nodes;
+        $redis->cli('FLUSHALL');
+        ok(wait_until(sub { keys %{ $redis->registry } == 3 }), 'emptied, it is filled');
+        sleep 2 * $INTERVAL;
+        agree(\@nodes, \@addrs, 'with all servers') or last;
+    }
+};
+
+log_says($_, qr/^used(?: away again| lost)*$/, 'the log') for @nodes;
 $_->log_is_clean for @nodes;
 done_testing;

@@ -229,19 +229,25 @@ sub unregister {
     return;
 }
 
-# A script that keeps Redis busy, and answers nobody, for about so many seconds: the words of the command. A script
-# has no clock that goes on while it runs.
+# A script that keeps Redis busy, and answers nobody, for so many seconds, or longer when the machine has
+# something else to do: the words of the command. A script has no clock that goes on while it runs.
 sub busy {
     my ($self, $seconds) = @_;
     my $script = 'local n = 0 for i = 1, tonumber(ARGV[1]) do n = n + i % 7 end return 1';
     if (!$self->{speed}) {
-        my ($count, $took) = (100_000, 0);
-        while ($took < 0.1) {
+        my ($count, $took, $best) = (100_000, 0);
+        my $run = sub {
             my $since = time;
-            $self->cli(EVAL => $script, 0, $count *= 2);
-            $took = time - $since;
+            $self->cli(EVAL => $script, 0, $count);
+            return time - $since;
+        };
+        while (($took = $run->()) < 0.05) { $count *= 2 }
+        # The shortest time is the one in which nothing else ran.
+        for (1 .. 5) {
+            $best = $took if !$best || $took < $best;
+            $took = $run->();
         }
-        $self->{speed} = $count / $took;
+        $self->{speed} = $count / $best;
     }
     return (EVAL => $script, 0, int($self->{speed} * $seconds));
 }
