@@ -18,6 +18,8 @@ const RULES: Rules = Rules {
     on_expire: OnExpire::Disable,
     remove_after: 0,
     on_duplicate: OnDuplicate::Refresh,
+    panic_threshold: 0,
+    slow_start: 0,
 };
 
 const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
@@ -45,8 +47,7 @@ fn run(b: &mut criterion::Bencher<'_>, policy: &dyn Policy, n: u32) {
     let mut worker = registry.join(1);
     for i in 0..n {
         let ip = Ipv4Addr::from(0x0a00_0000 + i);
-        let registration =
-            Registration { address: Address::Inet(ip.into(), 80), weight: None, max_conns: None };
+        let registration = Registration::of(Address::Inet(ip.into(), 80));
         registry.add(name, &registration, &RULES, NOW, &mut events).expect("room");
     }
     let space = registry.find_space(name).expect("the namespace");

@@ -43,6 +43,8 @@ const RULES: Rules = Rules {
     on_expire: OnExpire::Disable,
     remove_after: 0,
     on_duplicate: OnDuplicate::Refresh,
+    panic_threshold: 0,
+    slow_start: 0,
 };
 
 /// What the nodes are told, and what they tell.
@@ -225,7 +227,7 @@ impl Sim {
     fn register(&mut self) {
         for i in 0..self.own() {
             let address = self.address(self.number + i * self.nodes);
-            let registration = Registration { address, weight: None, max_conns: None };
+            let registration = Registration::of(address);
             let mut registry = Registry::lock(&self.zone).expect("the lock");
             registry
                 .add(space(), &registration, &RULES, Self::now(), &mut self.node.events)

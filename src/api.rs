@@ -14,7 +14,9 @@ mod params;
 mod reply;
 #[cfg(test)]
 mod tests;
+mod time;
 mod token;
+mod wait;
 mod work;
 
 pub use answer::{Answer, Door, Request, answer};
@@ -22,4 +24,5 @@ pub use endpoint::{Access, Endpoint, Method};
 pub use params::{BodyKind, MAX_BODY};
 pub use reply::Reply;
 pub use token::{TokenError, Tokens};
+pub use wait::Wait;
 pub use work::{List, Task};

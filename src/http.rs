@@ -12,6 +12,8 @@ mod settings;
 mod state;
 mod sync;
 mod upstream;
+mod variables;
+mod wait;
 mod worker;
 mod zone;
 
@@ -97,7 +99,7 @@ static mut COMMANDS: [ngx_command_t; 6] = [
 ];
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
-    preconfiguration: None,
+    preconfiguration: Some(variables::add),
     postconfiguration: Some(main_conf::warn_of_open_doors),
     create_main_conf: Some(main_conf::create),
     init_main_conf: Some(main_conf::init),

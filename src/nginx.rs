@@ -20,4 +20,5 @@ pub(crate) mod stream;
 pub(crate) mod thread;
 pub(crate) mod timer;
 pub(crate) mod user;
+pub(crate) mod variable;
 pub(crate) mod wake;

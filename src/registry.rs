@@ -22,6 +22,7 @@ mod member;
 mod network;
 mod news;
 mod order;
+mod panic;
 mod queue;
 mod remote;
 mod repair;
@@ -32,13 +33,14 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod view;
+mod warm;
 mod worker;
 
 pub use address::{Address, AddressError, Host, parse_host};
 pub use check::Totals;
 pub use event::{Event, Events, Happening};
 pub use flight::{Choice, Flight, Nobody, Released, Target, Verdict};
-pub use life::{Afar, Change, OnDuplicate, OnExpire, Registration, Rules};
+pub use life::{Afar, Change, OnDuplicate, OnExpire, Registration, Rules, Watch, Watched};
 pub use means::Round;
 pub use network::{Network, NetworkError};
 pub use news::{News, Outcome, Ticket, What};
@@ -67,6 +69,15 @@ pub const WEIGHT_MAX: u32 = 65_535;
 
 /// Highest limit on the requests of one server.
 pub const MAX_CONNS_MAX: u32 = i32::MAX as u32;
+
+/// Longest time in which a server grows to its weight: an hour, in milliseconds.
+pub const SLOW_START_MAX: u32 = 3_600_000;
+
+/// Highest number of failures after which a server rests.
+pub const MAX_FAILS_MAX: u32 = i32::MAX as u32;
+
+/// Longest time for which a failure counts, and a server rests: a day, in milliseconds.
+pub const FAIL_TIMEOUT_MAX: u32 = 86_400_000;
 
 /// Why a change was not made. Nothing is half done: the zone is as it was.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

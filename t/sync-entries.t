@@ -135,6 +135,8 @@ for my $key (qw(servers:meta servers:zset heartbeat)) {
         ok(wait_until(sub { $redis->cli(TYPE => "upstream:$key") eq 'hash' }), 'taken away, it is written anew') if $key eq 'servers:meta';
         agree(\@nodes, [ '127.0.0.9:1', '127.0.0.9:5' ], 'and no server is lost by it');
         redis_agrees($redis, \@nodes, 'Redis has them');
+        # Somebody looks at it while it is right.
+        sleep 2 * $INTERVAL;
         @from = since();
         $redis->cli(SET => "upstream:$key", 'again');
         sleep 3 * $INTERVAL;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::endpoint::{Access, Endpoint, Method};
 use super::params::{BodyKind, Params};
 use super::reply::{Reply, Seconds};
+use super::wait::Wait;
 use super::work::{AT_ONCE, List, Task, broken};
 use crate::registry::{
     Address, Change, Error, Events, Network, Now, Registration, Registry, Rules, SpaceName,
@@ -63,13 +64,11 @@ struct Of<'a> {
     heartbeat_time: Option<Seconds>,
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connections: Option<u32>,
 }
 
 impl<'a> Of<'a> {
     fn addr(addr: &'a str) -> Self {
-        Self { addr, enabled: None, heartbeat_time: None, weight: None, connections: None }
+        Self { addr, enabled: None, heartbeat_time: None, weight: None }
     }
 }
 
@@ -82,6 +81,8 @@ pub enum Answer {
     List(List),
     /// More servers than can be treated in one turn: the first slice is done, others are to follow.
     Task(Task),
+    /// A server that is to finish its requests first.
+    Wait(Wait),
 }
 
 impl From<Reply> for Answer {
@@ -131,6 +132,7 @@ impl Call<'_> {
                 Ok(self.begin(Task::health(space, params.has("ready")), events))
             }
             Endpoint::Reset => Ok(self.begin(Task::reset(self.changeable(ns)?), events)),
+            Endpoint::Drain => self.drain(ns, &params, events),
             Endpoint::Cleanup => Ok(self.begin(Task::cleanup(self.changeable(ns)?), events)),
             _ => self.change(endpoint, ns, &params, events).map(Answer::Reply),
         }
@@ -219,9 +221,15 @@ impl Call<'_> {
         // All parameters are read before the first change is made.
         match endpoint {
             Endpoint::Add => {
-                let (weight, max_conns) = (params.weight()?, params.max_conns()?);
-                self.allowed(&address)?;
-                let registration = Registration { address, weight, max_conns };
+                let registration = Registration {
+                    address,
+                    weight: params.weight()?,
+                    max_conns: params.max_conns()?,
+                    max_fails: params.max_fails()?,
+                    fail_timeout_ms: params.fail_timeout()?,
+                    slow_start_ms: params.slow_start()?,
+                };
+                self.allowed(&registration.address)?;
                 self.add(ns, &registration, &addr, events)
             }
             Endpoint::Toggle => {
@@ -242,15 +250,30 @@ impl Call<'_> {
                     Ok(Of { weight: Some(done.weight), ..Of::addr(&addr) })
                 })
             }
-            Endpoint::Drain => self.one(ns, |r, space| {
-                let done = r.drain(space, &address, self.now, events)?;
-                Ok(Of { connections: Some(done.conns), ..Of::addr(&addr) })
-            }),
             _ => self.one(ns, |r, space| {
                 r.remove(space, &address, self.now, events)?;
                 Ok(Of::addr(&addr))
             }),
         }
+    }
+
+    fn drain(
+        &self,
+        ns: Option<SpaceName<'_>>,
+        params: &Params,
+        events: &mut Events,
+    ) -> Result<Answer, Reply> {
+        let address = self.address(params)?;
+        let wait = params.wait()?.unwrap_or(0);
+        let mut registry = self.lock()?;
+        let space = self.space(&registry, ns)?;
+        let (watch, left) = registry.drain(space, &address, self.now, events).map_err(failure)?;
+        drop(registry);
+        let addr = address.to_string();
+        if wait == 0 || left.conns == 0 {
+            return Ok(Answer::Reply(Reply::drained(&addr, left.conns)));
+        }
+        Ok(Answer::Wait(Wait { addr, watch, until: self.now.mono + wait }))
     }
 
     fn one<'r>(
@@ -318,7 +341,7 @@ impl Call<'_> {
     }
 }
 
-fn failure(error: Error) -> Reply {
+pub(super) fn failure(error: Error) -> Reply {
     let status = match error {
         Error::NotFound(_) | Error::NoSpace(_) => 404,
         Error::Duplicate(_) | Error::Static(_) => 409,

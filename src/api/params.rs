@@ -5,14 +5,32 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::Reply;
-use crate::registry::{AddressError, Host, MAX_CONNS_MAX, SpaceName, WEIGHT_MAX, parse_host};
+use super::{Reply, time};
+use crate::registry::{
+    AddressError, FAIL_TIMEOUT_MAX, Host, MAX_CONNS_MAX, MAX_FAILS_MAX, SLOW_START_MAX, SpaceName,
+    WEIGHT_MAX, parse_host,
+};
 
 /// Longest body, in bytes; longer ones are answered with 413.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// Parameters that endpoints know.
-const KNOWN: [&str; 7] = ["ns", "host", "port", "weight", "max_conns", "action", "ready"];
+const KNOWN: [&str; 11] = [
+    "ns",
+    "host",
+    "port",
+    "weight",
+    "max_conns",
+    "max_fails",
+    "fail_timeout",
+    "slow_start",
+    "action",
+    "ready",
+    "wait",
+];
+
+/// An hour in milliseconds.
+const HOUR: u64 = 3_600_000;
 
 /// How a body is to be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -171,6 +189,21 @@ impl Params {
         self.number("max_conns", 0, MAX_CONNS_MAX)
     }
 
+    /// How many failures take the server out, when given.
+    pub(super) fn max_fails(&self) -> Result<Option<u32>, Reply> {
+        self.number("max_fails", 0, MAX_FAILS_MAX)
+    }
+
+    /// How long a failure counts, in milliseconds, when given.
+    pub(super) fn fail_timeout(&self) -> Result<Option<u32>, Reply> {
+        Ok(self.time("fail_timeout", FAIL_TIMEOUT_MAX.into())?.map(|ms| ms as u32))
+    }
+
+    /// How long the server takes to grow to its weight, in milliseconds, when given.
+    pub(super) fn slow_start(&self) -> Result<Option<u32>, Reply> {
+        Ok(self.time("slow_start", SLOW_START_MAX.into())?.map(|ms| ms as u32))
+    }
+
     /// `action`: required; true for enable.
     pub(super) fn enable(&self) -> Result<bool, Reply> {
         match self.get("action") {
@@ -179,6 +212,11 @@ impl Params {
             Some(_) => Err(bad("Parameter \"action\" must be enable or disable".to_owned())),
             None => Err(bad("Parameter \"action\" is required: enable or disable".to_owned())),
         }
+    }
+
+    /// How long to wait at most, in milliseconds, when given.
+    pub(super) fn wait(&self) -> Result<Option<u64>, Reply> {
+        self.time("wait", HOUR)
     }
 
     /// The namespace, when given.
@@ -193,6 +231,17 @@ impl Params {
         self.number(name, min, max)?.ok_or_else(|| {
             bad(format!("Parameter \"{name}\" is required: an integer from {min} to {max}"))
         })
+    }
+
+    fn time(&self, name: &str, max: u64) -> Result<Option<u64>, Reply> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        match time::parse(text) {
+            Some(ms) if ms <= max => Ok(Some(ms)),
+            _ => Err(bad(format!(
+                "Parameter \"{name}\" must be a time of at most {}, written as 30s, 500ms or 1m 30s",
+                if max == HOUR { "1h" } else { "1d" }
+            ))),
+        }
     }
 
     fn number(&self, name: &str, min: u32, max: u32) -> Result<Option<u32>, Reply> {

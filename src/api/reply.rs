@@ -51,6 +51,12 @@ struct HealthJson {
 }
 
 #[derive(Serialize)]
+struct Drained<'a> {
+    addr: &'a str,
+    connections: u32,
+}
+
+#[derive(Serialize)]
 struct ResetDone {
     servers_reset: u64,
 }
@@ -96,6 +102,11 @@ impl Reply {
     /// A body made elsewhere, with 200.
     pub(super) fn ok(body: Vec<u8>) -> Self {
         Self { status: 200, body, header: None, error: None }
+    }
+
+    /// What a drain has left.
+    pub(super) fn drained(addr: &str, connections: u32) -> Self {
+        Self::success(Drained { addr, connections })
     }
 
     /// What `reset` did.

@@ -19,6 +19,8 @@ const RULES: Rules = Rules {
     on_expire: OnExpire::Disable,
     remove_after: 0,
     on_duplicate: OnDuplicate::Refresh,
+    panic_threshold: 0,
+    slow_start: 0,
 };
 
 struct Site {
@@ -83,6 +85,15 @@ impl Site {
                     break reply;
                 }
             },
+            Answer::Wait(wait) => {
+                let mut now = self.now;
+                loop {
+                    if let Some(reply) = wait.look(self.zone, now, false) {
+                        break reply;
+                    }
+                    now.mono += 1000;
+                }
+            }
         }
     }
 
@@ -350,5 +361,115 @@ proptest! {
         let (_, list) = site.get("status", "");
         prop_assert_eq!(&list["data"][0]["port"], &json!(port));
         prop_assert_eq!(&list["data"][0]["weight"], &json!(weight));
+    }
+}
+
+/// A request on the namespace's only server.
+fn occupy(site: &Site) -> (crate::registry::Worker, crate::registry::Flight) {
+    use crate::registry::{Choice, Registry, Target};
+    let mut registry = Registry::lock(site.zone).unwrap();
+    let mut worker = registry.join(1);
+    let space = registry.find_space(SpaceName::new(b"a").unwrap()).unwrap();
+    let policy = crate::balance::POLICIES[0];
+    let choice = Choice { space, policy, tried: &[], warm: &[], again: None };
+    let (mut target, mut events) = (Target::NONE, Events::default());
+    let taken = registry.take(&mut worker, &choice, &RULES, site.now, &mut target, &mut events);
+    (worker, taken.unwrap().0)
+}
+
+#[test]
+fn a_drain_waits_for_requests_as_long_as_it_is_told_to() {
+    let site = Site::new();
+    site.post("add", "ns=a&port=1");
+    let left = |n: u64| json!({"code": 200, "message": "Success", "data": {"addr": "127.0.0.1:1", "connections": n}});
+    assert_eq!(site.post("drain", "ns=a&port=1&wait=30s").1, left(0), "nothing to wait for");
+    site.post("toggle", "ns=a&port=1&action=enable");
+    let (mut worker, flight) = occupy(&site);
+    assert_eq!(site.post("drain", "ns=a&port=1").1, left(1), "told not to wait");
+    assert_eq!(site.post("drain", "ns=a&port=1&wait=0").1, left(1), "for no time");
+    assert_eq!(site.json("drain", r#"{"ns":"a","port":1,"wait":5}"#).1, left(1), "the time is up");
+
+    let begin = |site: &Site| {
+        let request = Request {
+            endpoint: Endpoint::Drain,
+            method: Method::Post,
+            query: b"ns=a&port=1&wait=1m",
+            body: b"",
+            body_kind: BodyKind::Form,
+            client: site.client,
+        };
+        let door = Door { namespace: None, access: site.access, allow: &[], node: None };
+        match answer(&request, &door, site.zone, &RULES, site.now, &mut Events::default()) {
+            Answer::Wait(wait) => wait,
+            other => panic!("{other:?}"),
+        }
+    };
+    let at = |ms: u64| Now { mono: site.now.mono + ms, ..site.now };
+    let wait = begin(&site);
+    assert_eq!(wait.look(site.zone, at(59_999), false), None);
+    let up = wait.look(site.zone, at(60_000), false);
+    assert_eq!(read(&up.unwrap()).1, left(1));
+    assert_eq!(read(&wait.look(site.zone, at(1), true).unwrap()).1, left(1), "no more time");
+
+    site.post("toggle", "ns=a&port=1&action=enable");
+    let enabled = read(&wait.look(site.zone, at(1), false).unwrap());
+    assert_eq!(enabled.0, 409);
+    assert_eq!(enabled.1["message"], "Server was enabled before it had drained: 127.0.0.1:1");
+
+    let wait = begin(&site);
+    let mut registry = crate::registry::Registry::lock(site.zone).unwrap();
+    registry.release(&mut worker, flight, crate::registry::Verdict::Fine, site.now);
+    drop(registry);
+    assert_eq!(read(&wait.look(site.zone, at(1), false).unwrap()).1, left(0), "the last has ended");
+    site.post("remove", "ns=a&port=1");
+    let gone = read(&wait.look(site.zone, at(1), false).unwrap());
+    assert_eq!((gone.0, gone.1["message"].as_str()), (404, Some("Server not found: 127.0.0.1:1")));
+}
+
+#[test]
+fn how_long_a_drain_may_wait() {
+    let site = Site::new();
+    site.post("add", "ns=a&port=1");
+    for bad in ["61m", "2h", "-1s", "soon", "", "1.5s", "1d"] {
+        let (status, body) = site.post("drain", &format!("ns=a&port=1&wait={bad}"));
+        assert_eq!(status, 400, "{bad}");
+        assert_eq!(
+            body["message"],
+            "Parameter \"wait\" must be a time of at most 1h, written as 30s, 500ms or 1m 30s"
+        );
+    }
+    assert_eq!(site.get("status", "ns=a").1["data"][0]["state"], "up", "nothing was changed");
+    for good in ["1h", "60m", "0", "500ms", "1m+30s"] {
+        assert_eq!(site.post("drain", &format!("ns=a&port=1&wait={good}")).0, 200, "{good}");
+    }
+}
+
+#[test]
+fn failures_that_a_server_may_have_are_said_when_it_registers() {
+    let site = Site::new();
+    let add = |more: &str| site.post("add", &format!("ns=a&port=1&{more}"));
+    for good in [
+        "max_fails=0",
+        "max_fails=2147483647",
+        "fail_timeout=0",
+        "fail_timeout=1d",
+        "fail_timeout=250ms",
+    ] {
+        assert_eq!(add(good).0, 200, "{good}");
+    }
+    for (bad, may) in [
+        ("max_fails=-1", "Parameter \"max_fails\" must be an integer from 0 to 2147483647"),
+        ("max_fails=2147483648", "Parameter \"max_fails\" must be an integer from 0 to 2147483647"),
+        (
+            "fail_timeout=never",
+            "Parameter \"fail_timeout\" must be a time of at most 1d, written as 30s, 500ms or 1m 30s",
+        ),
+        (
+            "fail_timeout=25h",
+            "Parameter \"fail_timeout\" must be a time of at most 1d, written as 30s, 500ms or 1m 30s",
+        ),
+    ] {
+        let (status, body) = add(bad);
+        assert_eq!((status, body["message"].as_str()), (400, Some(may)));
     }
 }

@@ -15,7 +15,7 @@ use super::main_conf::MainConf;
 use super::upstream::{Namespace, read_namespace};
 use super::worker::{Local, now, report};
 use super::zone::ZoneConf;
-use super::{Module, long};
+use super::{Module, long, wait};
 use crate::api::{self, Access, Answer, BodyKind, Door, Endpoint, MAX_BODY, Method, Reply};
 use crate::nginx::body::{self, Ended, Reader};
 use crate::nginx::conf::{self, Place};
@@ -341,6 +341,7 @@ fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_in
         Answer::Reply(reply) => send(r, reply),
         Answer::List(list) => long::list(r, list),
         Answer::Task(task) => long::task(r, task),
+        Answer::Wait(waits) => wait::begin(r, waits),
     }
 }
 

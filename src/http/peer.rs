@@ -1,11 +1,12 @@
 //! A request's peer: init, get, free, and the TLS session.
 
 use std::ffi::c_void;
-use std::ptr::null_mut;
+use std::ptr::{NonNull, null, null_mut};
 
 use ngx::ffi::{
     NGX_BUSY, NGX_DONE, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_WARN, NGX_PEER_FAILED, ngx_http_request_t,
-    ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_pool_t, ngx_uint_t,
+    ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_peer_connection_t, ngx_pool_t, ngx_str_t,
+    ngx_uint_t,
 };
 
 use super::keepalive::Hold;
@@ -15,7 +16,7 @@ use super::zone::ZoneConf;
 use crate::nginx::connection::Shape;
 use crate::nginx::log::log;
 use crate::nginx::peer::{SocketAddress, point, went_stale};
-use crate::nginx::request::log_of;
+use crate::nginx::request::{self, log_of};
 use crate::nginx::{border, conf, pool};
 use crate::registry::{
     Choice, Flight, Nobody, Registry, Released, SpaceName, SpaceRef, Target, Verdict,
@@ -31,7 +32,7 @@ const MANY: usize = 1 << 30;
 
 /// A request's way through an upstream; in the request's pool.
 #[derive(Clone, Copy)]
-struct Peer {
+pub(super) struct Peer {
     upstream: *const UpstreamConf,
     request: *mut ngx_http_request_t,
     /// The request on a server now.
@@ -46,9 +47,62 @@ struct Peer {
     tried: *mut u64,
     tried_len: usize,
     tried_cap: usize,
+    // What variables tell.
+    /// The server of the last try; in the request's pool.
+    server: *const ngx_str_t,
+    /// What a variable namespace was; in the request's pool.
+    variable: Option<NonNull<[u8]>>,
+    trouble: Option<Trouble>,
 }
 
+/// A try that failed, or whose answer was not the one to pass on.
+#[derive(Clone, Copy)]
+pub(super) struct Trouble {
+    /// The server answered, and another may know better: 403, 404.
+    pub(super) next: bool,
+    /// Which of the request's tries, of all upstreams.
+    pub(super) state: usize,
+}
+
+// SAFETY: it is the only one.
+unsafe impl pool::Findable for Peer {}
+
 impl Peer {
+    /// The last way of a request through an upstream with a registry.
+    pub(super) fn of<'a>(r: *mut ngx_http_request_t) -> Option<&'a Self> {
+        // SAFETY: `r` is alive. Subrequests share the pool of their main request.
+        pool::find(unsafe { (*r).pool }, |peer: &Self| peer.request == r)
+    }
+
+    /// The address of the server of the last try; empty when there was none.
+    pub(super) fn server(&self) -> &'static [u8] {
+        // SAFETY: made by `point` in the request's pool, where those who ask are as well.
+        unsafe { self.server.as_ref().map_or(b"", |s| std::slice::from_raw_parts(s.data, s.len)) }
+    }
+
+    /// The namespace; empty when what it was to be is no name.
+    pub(super) fn namespace(&self) -> &'static [u8] {
+        // SAFETY: the configuration outlives the request.
+        let upstream: &'static UpstreamConf = unsafe { &*self.upstream };
+        match (&upstream.namespace, self.variable) {
+            (Some(Namespace::Fixed(name)), _) => name.as_bytes(),
+            // SAFETY: evaluated into the request's pool, or a constant.
+            (_, Some(name)) => SpaceName::new(unsafe { name.as_ref() })
+                .map_or(b"", |name| name.as_str().as_bytes()),
+            _ => b"",
+        }
+    }
+
+    /// How many tries were made.
+    pub(super) fn tries(&self) -> usize {
+        self.tries
+    }
+
+    /// The last that did not go well.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
     fn tried(&self) -> &[u64] {
         if self.tried_len == 0 {
             return &[];
@@ -96,8 +150,7 @@ pub(super) unsafe extern "C" fn init_peer(
             unsafe {
                 let index = super::ngx_http_upstream_registry_module.ctx_index;
                 let upstream = (*(*us).srv_conf.add(index)).cast::<UpstreamConf>();
-                let Some(peer) = pool::room::<Peer>((*r).pool) else { return FAILED };
-                peer.write(Peer {
+                let peer = Peer {
                     upstream,
                     request: r,
                     flight: None,
@@ -108,7 +161,11 @@ pub(super) unsafe extern "C" fn init_peer(
                     tried: null_mut(),
                     tried_len: 0,
                     tried_cap: 0,
-                });
+                    server: null(),
+                    variable: None,
+                    trouble: None,
+                };
+                let Some(peer) = pool::put((*r).pool, peer) else { return FAILED };
 
                 let pc = &mut (*(*r).upstream).peer;
                 pc.data = peer.as_ptr().cast();
@@ -178,6 +235,7 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
         return FAILED;
     }
     peer.flight = Some(flight);
+    peer.server = pc.name;
     if peer.tries == 0 && pc.tries > eligible {
         pc.tries = eligible;
     }
@@ -201,6 +259,7 @@ fn take(
         Some(Namespace::Variable(value)) => Some(conf::evaluate(p.request, *value).ok_or(gone)?),
         _ => None,
     };
+    p.variable = variable.map(NonNull::from);
     let mut hands = local.hands();
     let hands = &mut *hands;
     let Some(worker) = hands.worker.as_mut() else { return Err(gone) };
@@ -285,6 +344,11 @@ fn free(pc: &mut ngx_peer_connection_t, peer: &mut Peer, state: ngx_uint_t) {
     } else {
         Verdict::Failed
     };
+    if state != 0 {
+        let states = request::upstream_states(peer.request);
+        let next = state & NGX_PEER_FAILED as ngx_uint_t == 0;
+        peer.trouble = states.checked_sub(1).map(|state| Trouble { next, state });
+    }
     if state != 0 && verdict != Verdict::Stale {
         // SAFETY: the request is alive.
         peer.remember(flight.number, unsafe { (*peer.request).pool });

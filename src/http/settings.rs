@@ -6,7 +6,7 @@ use super::zone::ZoneConf;
 use super::{state, sync};
 use crate::nginx::conf;
 use crate::nginx::log::log_conf;
-use crate::registry::{Network, OnDuplicate, OnExpire};
+use crate::registry::{Network, OnDuplicate, OnExpire, SLOW_START_MAX};
 
 /// Longest times that directives take: a year, in milliseconds.
 pub(super) const MAX_TIME: u64 = 365 * 24 * 3600 * 1000;
@@ -33,7 +33,7 @@ const fn one(
     Setting { name, takes: Takes::One, repeatable: false, set }
 }
 
-const SETTINGS: [Setting; 15] = [
+const SETTINGS: [Setting; 17] = [
     one("heartbeat_ttl", |zone, words| {
         zone.rules.ttl = words.time(0, "write it as 30s, or 0 for servers that never expire")?;
         Ok(())
@@ -57,6 +57,12 @@ const SETTINGS: [Setting; 15] = [
         zone.rules.on_duplicate = words.one_of(&values)?;
         Ok(())
     }),
+    one("panic_threshold", set_panic),
+    one("slow_start", |zone, words| {
+        let hint = "write it as 30s, it may be 1h at most, or 0 for none";
+        zone.rules.slow_start = words.time_between(0, SLOW_START_MAX.into(), hint)?;
+        Ok(())
+    }),
     one("state_file", |zone, words| state::set(words.cf, zone, conf::text(&words.values[0]))),
     one("redis", sync::set),
     one("redis_prefix", sync::set),
@@ -68,6 +74,30 @@ const SETTINGS: [Setting; 15] = [
     Setting { repeatable: true, ..one("api_token", set_token) },
     Setting { takes: Takes::Several, repeatable: true, ..one("allow_servers", set_allow) },
 ];
+
+/// `panic_threshold PERCENT%`
+fn set_panic(zone: &mut ZoneConf, words: &Words<'_>) -> Result<(), conf::Outcome> {
+    let value = &words.values[0];
+    let text = conf::text(value).unwrap_or_default();
+    let number = match text.strip_suffix('%').unwrap_or(text) {
+        _ if text == "off" || text == "0" => Some(0),
+        // Of 50 alone nobody knows whether a share or a number is meant.
+        number if number.len() < text.len() && number.bytes().all(|b| b.is_ascii_digit()) => {
+            number.parse().ok().filter(|n| *n < 100)
+        }
+        _ => None,
+    };
+    zone.rules.panic_threshold = number.ok_or_else(|| {
+        conf::refuse(
+            words.cf,
+            format_args!(
+                "invalid value \"{value}\" in \"panic_threshold\": write it as 50%, it may be 1% to \
+                 99%, or 0 or off"
+            ),
+        )
+    })?;
+    Ok(())
+}
 
 /// `api_token TOKEN` or `api_token file:PATH`
 fn set_token(zone: &mut ZoneConf, words: &Words<'_>) -> Result<(), conf::Outcome> {

@@ -112,7 +112,8 @@ pub(super) fn report(zone: &ZoneConf, to: *mut ngx_log_t, events: &mut Events) {
 #[cold]
 fn report_all(zone: &ZoneConf, to: *mut ngx_log_t, events: &mut Events) {
     for event in events.drain() {
-        log(NGX_LOG_NOTICE, to, format_args!("registry \"{}\": {event}", zone.name));
+        let level = if event.is_alarming() { NGX_LOG_WARN } else { NGX_LOG_NOTICE };
+        log(level, to, format_args!("registry \"{}\": {event}", zone.name));
     }
 }
 

@@ -60,6 +60,8 @@ impl ZoneConf {
                 on_expire: OnExpire::Disable,
                 remove_after: 0,
                 on_duplicate: OnDuplicate::Refresh,
+                panic_threshold: 0,
+                slow_start: 0,
             },
             cleanup_interval: 10_000,
             tokens: Tokens::default(),

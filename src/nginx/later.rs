@@ -1,4 +1,4 @@
-//! Work of a request that goes on in the next turn of the event loop.
+//! Work of a request that goes on in the next turn of the event loop, or in a while.
 
 use std::mem::{offset_of, zeroed};
 use std::ptr::{NonNull, null_mut};
@@ -57,6 +57,12 @@ impl Later {
                 ngx_add_timer(&raw mut self.event, KEEPS_THE_WORKER);
             }
         }
+    }
+
+    /// Has the function called once, in so many milliseconds.
+    pub(crate) fn after(&mut self, ms: usize) {
+        // SAFETY: as in `post`.
+        unsafe { ngx_add_timer(&raw mut self.event, ms) }
     }
 
     fn cancel(&mut self) {

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::slice;
 
 use ngx::ffi::{
-    ngx_http_block_reading, ngx_http_core_loc_conf_t, ngx_http_core_module,
-    ngx_http_finalize_request, ngx_http_request_empty_handler, ngx_http_request_t, ngx_int_t,
-    ngx_list_part_t, ngx_log_t, ngx_str_t, ngx_table_elt_t,
+    ngx_handle_read_event, ngx_http_block_reading, ngx_http_core_loc_conf_t, ngx_http_core_module,
+    ngx_http_finalize_request, ngx_http_request_empty_handler, ngx_http_request_t,
+    ngx_http_test_reading, ngx_http_upstream_state_t, ngx_int_t, ngx_list_part_t, ngx_log_t,
+    ngx_str_t, ngx_table_elt_t,
 };
 
 use super::listen;
@@ -144,6 +145,21 @@ pub(crate) fn block(r: *mut ngx_http_request_t) {
     }
 }
 
+/// Has a request ended when its client goes away while nothing is read or written. False: it can't be.
+pub(crate) fn watch_client(r: *mut ngx_http_request_t) -> bool {
+    // SAFETY: `r` is the request being handled. As ngx_http_limit_req_handler does it.
+    unsafe {
+        if (*r).discard_body() == 0 {
+            if ngx_handle_read_event((*(*r).connection).read, 0) != 0 {
+                return false;
+            }
+            (*r).read_event_handler = Some(ngx_http_test_reading);
+        }
+        (*r).write_event_handler = Some(ngx_http_request_empty_handler);
+    }
+    true
+}
+
 /// Ends [`block`]: the request is to be finalized now.
 pub(crate) fn unblock(r: *mut ngx_http_request_t) {
     // SAFETY: `block` has kept it alive.
@@ -154,4 +170,19 @@ pub(crate) fn unblock(r: *mut ngx_http_request_t) {
 pub(crate) fn is_broken(r: *mut ngx_http_request_t) -> bool {
     // SAFETY: a request has a connection for as long as it lives.
     unsafe { (*(*r).connection).error() != 0 }
+}
+
+/// How many tries of upstream servers the request has noted so far.
+pub(crate) fn upstream_states(r: *mut ngx_http_request_t) -> usize {
+    // SAFETY: the request is alive; the array is null before the first try.
+    unsafe { (*r).upstream_states.as_ref().map_or(0, |states| states.nelts) }
+}
+
+/// The status of one of these, as `$upstream_status` shows it; 0: none.
+pub(crate) fn upstream_status(r: *mut ngx_http_request_t, at: usize) -> usize {
+    // SAFETY: as above; its elements are of this type.
+    unsafe {
+        let Some(states) = (*r).upstream_states.as_ref() else { return 0 };
+        states.as_slice::<ngx_http_upstream_state_t>().get(at).map_or(0, |s| s.status)
+    }
 }

@@ -1,6 +1,7 @@
 //! What must be true of a whole zone whenever nobody holds its lock.
 
-use super::member::classify;
+use super::member::{classify, standing};
+use super::order::Standing;
 use super::{Registry, heap, space};
 use crate::shm::{JOURNAL_EMPTY, NONE, Server, class, flag, space_flag};
 
@@ -109,10 +110,10 @@ impl Registry<'_> {
             }
             classes[usize::from(class)] += 1;
             let places = t.slots[at as usize].at.iter().filter(|p| **p != NONE).count();
-            let wanted = match class {
-                class::READY => space.orders.count_ones() as usize,
-                class::FAILED => 1,
-                _ => 0,
+            let wanted = match standing(s, space.members == 1) {
+                Standing::Ready | Standing::Standby => space.orders.count_ones() as usize,
+                Standing::Failed => 1,
+                Standing::Out => 0,
             };
             if places != wanted {
                 return Err(format!("{who} of class {class} is in {places} heaps"));

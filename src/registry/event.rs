@@ -27,6 +27,10 @@ pub enum Happening {
     Expired,
     /// No longer expired: heard of again, or `heartbeat_ttl` has grown.
     Back,
+    /// Not of a server: too many of the namespace's are out at once.
+    Panic,
+    /// Not of a server: no longer.
+    Calm,
 }
 
 /// Something that happened, with the names it happened to.
@@ -40,6 +44,8 @@ pub struct Event {
     space_len: u8,
     server: [u8; NAME_MAX],
     server_len: u8,
+    /// Of how many servers how many are out.
+    out: (u32, u32),
 }
 
 impl Event {
@@ -51,7 +57,26 @@ impl Event {
             space_len: name_of(space).len() as u8,
             server: server.name,
             server_len: printed(server).len() as u8,
+            out: (0, 0),
         }
+    }
+
+    /// Of `of` servers of a namespace `out` are expired or unhealthy.
+    pub(super) fn panic(begins: bool, space: &Space, out: u32, of: u32) -> Self {
+        Self {
+            what: if begins { Happening::Panic } else { Happening::Calm },
+            silent_ms: 0,
+            space: space.name,
+            space_len: name_of(space).len() as u8,
+            server: [0; NAME_MAX],
+            server_len: 0,
+            out: (out, of),
+        }
+    }
+
+    /// Whether an operator should know: the fault is likely not that of one server.
+    pub fn is_alarming(&self) -> bool {
+        self.what == Happening::Panic
     }
 
     /// The namespace.
@@ -82,6 +107,20 @@ impl fmt::Display for Event {
             Happening::Draining => "draining",
             Happening::Expired => "expired",
             Happening::Back => "back",
+            Happening::Panic | Happening::Calm => {
+                let (out, of) = self.out;
+                write!(
+                    f,
+                    "{out} of {of} servers are expired or unhealthy in namespace \"{}\": ",
+                    self.space()
+                )?;
+                return f.write_str(match self.what {
+                    Happening::Panic => {
+                        "more than panic_threshold, requests go to all of them until it falls"
+                    }
+                    _ => "no more than panic_threshold, requests go to the others alone",
+                });
+            }
         };
         write!(f, "server {} {what} in namespace \"{}\"", self.server(), self.space())?;
         match self.what {

@@ -1,11 +1,11 @@
 //! A request's way through the zone: a server is taken, and given back exactly once.
 
-use super::order::{Group, Ready, charge};
+use super::order::{Group, Order, Ready, charge};
 use super::space::SpaceRef;
-use super::{Event, Events, Happening, Now, Registry, Rules, Worker, member};
+use super::{Event, Events, Happening, Now, Registry, Rules, Worker, member, warm};
 use crate::balance::Policy;
 use crate::idle::ServerKey;
-use crate::shm::{HeapEntry, NAME_MAX, NONE, Server, class, fault, flag, heap as heap_id};
+use crate::shm::{HeapEntry, NAME_MAX, NONE, class, fault, flag, heap as heap_id};
 
 /// Most expired servers that one choice takes out of rotation in passing.
 const DROPS_A_CHOICE: usize = 8;
@@ -173,15 +173,22 @@ impl Registry<'_> {
 
         let dropped = self.drop_expired(space, rules, now, events);
         self.retry_failed(space, now);
+        self.warm_up(now);
+        let mut panic = self.mind_panic(space, rules, events);
 
         let again = choice.again.and_then(|flight| self.still_ready(space, flight));
-        let server = match again {
+        let mut server = match again {
             Some(server) => Some(server),
-            None => self.pick(choice, dropped, rules, now, events),
+            None => self.pick(choice, panic, dropped, rules, now, events),
         };
+        // Those that it has found to be silent may have been too many.
+        if server.is_none() && !panic && self.mind_panic(space, rules, events) {
+            panic = true;
+            server = self.pick(choice, panic, dropped, rules, now, events);
+        }
         let Some(server) = server else { return Err(self.nobody(space, choice.tried)) };
 
-        let ready = self.g.spaces[space as usize].ready;
+        let eligible = self.eligible(space, choice.policy.order(), panic);
         self.count_time(server, now);
         let entry = self.book(worker, server);
         fault::point!("take.booked");
@@ -209,10 +216,25 @@ impl Registry<'_> {
         target.name_len = s.name_len;
         let len = usize::from(s.name_len).min(NAME_MAX);
         target.name[..len].copy_from_slice(&s.name[..len]);
+        warm::step(t, server, now);
         member::reclassify(t, server);
         fault::point!("take.ranked");
 
-        Ok((flight, (ready[0] + ready[1]) as usize))
+        Ok((flight, eligible))
+    }
+
+    /// How many servers could be tried.
+    fn eligible(&self, space: u32, order: Order, panic: bool) -> usize {
+        let ready = self.g.spaces[space as usize].ready;
+        let standby = match panic {
+            // Their heap has the backups and no others beside them.
+            true => {
+                let backups = super::heap::entries(&self.g, space, order.heap(Group::Backup));
+                backups.len() - ready[Group::Backup as usize] as usize
+            }
+            false => 0,
+        };
+        (ready[0] + ready[1]) as usize + standby
     }
 
     /// Gives back what [`Registry::take`] gave: exactly once for each.
@@ -234,6 +256,7 @@ impl Registry<'_> {
         }
         let alone = t.spaces[s.space as usize].members == 1;
         let mut failed = false;
+        let was_out = !alone && s.max_fails > 0 && s.fail_marks >= s.max_fails;
         match verdict {
             Verdict::Failed => {
                 s.fails += 1;
@@ -254,16 +277,31 @@ impl Registry<'_> {
             }
             Verdict::Stale => {}
         }
+        if was_out && s.fail_marks == 0 {
+            warm::begin(s, now);
+            warm::note(t, flight.server);
+        }
         fault::point!("release.marked");
+        warm::step(t, flight.server, now);
         member::reclassify(t, flight.server);
-        Released { alone, failed, stays: takes_requests(&t.servers[flight.server as usize]) }
+        Released { alone, failed, stays: self.takes_requests(flight.server) }
     }
 
     /// Whether the server is there and goes on taking requests, now or later: connections to it are
     /// worth keeping.
     pub fn keeps_connections(&self, slot: u32, number: u64) -> bool {
         let server = self.g.servers.get(slot as usize);
-        server.is_some_and(|s| s.live != 0 && s.number == number && takes_requests(s))
+        server.is_some_and(|s| s.live != 0 && s.number == number && self.takes_requests(slot))
+    }
+
+    /// Not one that was switched off, drains, or is silent.
+    fn takes_requests(&self, slot: u32) -> bool {
+        let s = &self.g.servers[slot as usize];
+        match s.class as u8 {
+            class::DISABLED | class::DRAINING => false,
+            class::EXPIRED => self.in_panic(s.space) && s.flags & flag::DRAINING == 0,
+            _ => true,
+        }
     }
 
     /// The server of an earlier flight, if it may still be chosen.
@@ -272,13 +310,15 @@ impl Registry<'_> {
         (s.live != 0
             && s.generation == flight.generation
             && s.space == space
-            && s.class == u32::from(class::READY))
+            && (s.class == u32::from(class::READY)
+                || (self.in_panic(space) && super::order::stands(&self.g, flight.server))))
         .then_some(flight.server)
     }
 
     fn pick(
         &mut self,
         choice: &Choice<'_>,
+        panic: bool,
         dropped: usize,
         rules: &Rules,
         now: Now,
@@ -288,9 +328,9 @@ impl Registry<'_> {
         for group in [Group::Primary, Group::Backup] {
             loop {
                 let Choice { tried, warm, .. } = *choice;
-                let ready = Ready { t: &self.g, space, group, tried, warm };
+                let ready = Ready { t: &self.g, space, group, tried, warm, panic };
                 let Some(server) = choice.policy.pick(&ready) else { break };
-                if !self.is_silent(server, rules, now) {
+                if panic || !self.is_silent(server, rules, now) {
                     return Some(server);
                 }
                 // Many expired at once and the drops of this choice are used up. The freshest
@@ -304,7 +344,8 @@ impl Registry<'_> {
                         && !self.shares()
                         && self.all_silent(space, rules, now)
                     {
-                        return None;
+                        // All of them at once: only the counts don't say so yet.
+                        return self.would_panic(space, rules).then_some(server);
                     }
                 }
                 self.expire(server, now, events);
@@ -409,13 +450,16 @@ impl Registry<'_> {
     }
 
     /// Counts why nobody was eligible, from the counts that are kept.
-    fn nobody(&self, space: u32, tried: &[u64]) -> Nobody {
-        let space = &self.g.spaces[space as usize];
+    fn nobody(&self, at: u32, tried: &[u64]) -> Nobody {
+        let space = &self.g.spaces[at as usize];
         let n = |class: u8| space.classes[usize::from(class)];
-        let tried = n(class::READY).min(tried.len() as u32);
+        let tried = match self.in_panic(at) {
+            true => tried.len() as u32,
+            false => n(class::READY).min(tried.len() as u32),
+        };
         Nobody {
             // Those still held ready are silent as well: this choice had no drops left for them.
-            expired: n(class::EXPIRED) + n(class::READY) - tried,
+            expired: (n(class::EXPIRED) + n(class::READY)).saturating_sub(tried),
             disabled: n(class::DISABLED),
             unhealthy: n(class::UNHEALTHY),
             failed: n(class::FAILED),
@@ -426,10 +470,4 @@ impl Registry<'_> {
             no_namespace: false,
         }
     }
-}
-
-/// Not one that was switched off, drains, or is silent.
-fn takes_requests(s: &Server) -> bool {
-    const OUT: [u32; 3] = [class::DISABLED as u32, class::EXPIRED as u32, class::DRAINING as u32];
-    !OUT.contains(&s.class)
 }

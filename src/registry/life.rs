@@ -3,7 +3,7 @@
 use super::address::{Address, printed};
 use super::member::EMPTY;
 use super::space::{SpaceName, SpaceRef};
-use super::{Error, Event, Events, Happening, Now, Registry};
+use super::{Error, Event, Events, Happening, Now, Registry, warm};
 use crate::shm::{Server, fault, flag, pending, reason};
 
 /// What the cleanup does with a server that expired.
@@ -35,6 +35,10 @@ pub struct Rules {
     pub remove_after: u64,
     /// `on_duplicate`.
     pub on_duplicate: OnDuplicate,
+    /// `panic_threshold` in percent; 0: off.
+    pub panic_threshold: u32,
+    /// `slow_start` of servers that don't say theirs; 0: none.
+    pub slow_start: u64,
 }
 
 impl Rules {
@@ -83,6 +87,44 @@ pub struct Registration {
     pub weight: Option<u32>,
     /// 0 to [`super::MAX_CONNS_MAX`]; not given: 1000, or as it is.
     pub max_conns: Option<u32>,
+    /// 0 to [`super::MAX_FAILS_MAX`], 0: never taken out for failures; not given: 1, or as it is.
+    pub max_fails: Option<u32>,
+    /// 0 to [`super::FAIL_TIMEOUT_MAX`] milliseconds; not given: 10 s, or as it is.
+    pub fail_timeout_ms: Option<u32>,
+    /// 0 to [`super::SLOW_START_MAX`] milliseconds; not given: [`Rules::slow_start`], or as it is.
+    pub slow_start_ms: Option<u32>,
+}
+
+impl Registration {
+    /// Of a server of which nothing more is said.
+    pub fn of(address: Address) -> Self {
+        Self {
+            address,
+            weight: None,
+            max_conns: None,
+            max_fails: None,
+            fail_timeout_ms: None,
+            slow_start_ms: None,
+        }
+    }
+
+    /// The server with what is said of it; the rest stays as it is.
+    fn apply(&self, s: Server) -> Server {
+        Server {
+            weight: self.weight.unwrap_or(s.weight),
+            max_conns: self.max_conns.unwrap_or(s.max_conns),
+            max_fails: self.max_fails.unwrap_or(s.max_fails),
+            fail_timeout_ms: self.fail_timeout_ms.unwrap_or(s.fail_timeout_ms),
+            slow_start_ms: self.slow_start_ms.unwrap_or(s.slow_start_ms),
+            ..s
+        }
+    }
+}
+
+/// Whether two servers differ in nothing that a registration says.
+fn same_settings(a: &Server, b: &Server) -> bool {
+    let of = |s: &Server| (s.weight, s.max_conns, s.max_fails, s.fail_timeout_ms, s.slow_start_ms);
+    of(a) == of(b)
 }
 
 /// A server after a change.
@@ -105,12 +147,30 @@ impl Change {
     }
 }
 
+/// A server that drains, while somebody waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    slot: u32,
+    number: u64,
+}
+
+/// What has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// Requests on it now, from all nodes.
+    Draining(u32),
+    /// Somebody has ended the drain.
+    Enabled,
+    /// It was removed.
+    Gone,
+}
+
 /// Not switched off, neither by hand nor for silence.
 pub(super) fn is_enabled(s: &Server) -> bool {
     s.flags & (flag::DISABLED | flag::SILENCED) == 0
 }
 
-const WEIGHT: u32 = 1;
+/// What a registration that does not say it means.
 const MAX_CONNS: u32 = 1000;
 
 impl Registry<'_> {
@@ -136,8 +196,7 @@ impl Registry<'_> {
             }
             self.hear(slot, now, events);
             let old = self.g.servers[slot as usize];
-            let weight = registration.weight.unwrap_or(old.weight);
-            let max_conns = registration.max_conns.unwrap_or(old.max_conns);
+            let new = registration.apply(old);
             // What is as it was here may be otherwise on other nodes by now, and this was said last.
             let mut bits = pending::ADD;
             if registration.weight.is_some() {
@@ -146,11 +205,11 @@ impl Registry<'_> {
             if registration.max_conns.is_some() {
                 bits |= pending::MAX_CONNS;
             }
-            if (weight, max_conns) != (old.weight, old.max_conns) {
-                let new = Server { weight, max_conns, updated_wall: now.wall, ..old };
-                self.change(slot, new, bits, now);
-            } else {
+            if same_settings(&new, &old) {
                 self.confirm(slot, bits, now);
+            } else {
+                self.change(slot, Server { updated_wall: now.wall, ..new }, bits, now);
+                warm::step(&mut self.g, slot, now);
             }
             return Ok(Change::of(&self.g.servers[slot as usize]));
         }
@@ -161,15 +220,17 @@ impl Registry<'_> {
         let space = self.make_space(space)?;
         let mut server = Server {
             space: space.slot,
-            weight: registration.weight.unwrap_or(WEIGHT),
-            max_conns: registration.max_conns.unwrap_or(MAX_CONNS),
             heartbeat_mono: now.mono,
             heartbeat_wall: now.wall,
             created_wall: now.wall,
             updated_wall: now.wall,
-            started_mono: now.mono,
-            ..EMPTY
+            ..registration.apply(Server {
+                max_conns: MAX_CONNS,
+                slow_start_ms: rules.slow_start as u32,
+                ..EMPTY
+            })
         };
+        warm::begin(&mut server, now);
         registration.address.write(&mut server);
         let server = self.news_of(server, pending::ALL, now);
         let slot = self.insert(server).ok_or(Error::Full("server"))?;
@@ -233,6 +294,9 @@ impl Registry<'_> {
         let before = s.flags;
         if enable {
             s.flags &= !(flag::DISABLED | flag::SILENCED | flag::DRAINING);
+            if s.flags != before {
+                warm::begin(&mut s, now);
+            }
             s.disabled_reason = reason::NONE;
             s.disabled_wall = 0;
         } else {
@@ -245,6 +309,7 @@ impl Registry<'_> {
         if s.flags != before {
             s.updated_wall = now.wall;
             self.change(slot, s, pending::SWITCH, now);
+            warm::note(&mut self.g, slot);
             self.say(if enable { Happening::Enabled } else { Happening::Disabled }, slot, events);
         } else {
             self.confirm(slot, pending::SWITCH, now);
@@ -275,7 +340,8 @@ impl Registry<'_> {
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
 
-    /// Gives a server no new requests; those on it finish.
+    /// Gives a server no new requests; those on it finish. Returns also how to see when they have: by
+    /// [`Registry::look`].
     ///
     /// # Errors
     ///
@@ -286,7 +352,7 @@ impl Registry<'_> {
         address: &Address,
         now: Now,
         events: &mut Events,
-    ) -> Result<Change, Error> {
+    ) -> Result<(Watch, Change), Error> {
         let slot = self.known(space, address)?;
         let old = self.g.servers[slot as usize];
         if old.flags & flag::DRAINING == 0 {
@@ -297,7 +363,18 @@ impl Registry<'_> {
         } else {
             self.confirm(slot, pending::SWITCH, now);
         }
-        Ok(Change::of(&self.g.servers[slot as usize]))
+        let watch = Watch { slot, number: old.number };
+        Ok((watch, Change::of(&self.g.servers[slot as usize])))
+    }
+
+    /// What has become of a server that was drained.
+    pub fn look(&self, watch: Watch) -> Watched {
+        match self.g.servers.get(watch.slot as usize) {
+            Some(s) if s.live == 0 || s.number != watch.number => Watched::Gone,
+            Some(s) if s.flags & flag::DRAINING == 0 => Watched::Enabled,
+            Some(s) => Watched::Draining(super::member::on_all_nodes(s)),
+            None => Watched::Gone,
+        }
     }
 
     /// Notes that something was said that is so already: other nodes may have heard otherwise, and

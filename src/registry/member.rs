@@ -1,9 +1,9 @@
 //! Servers as members of a namespace: index, lists, class.
 
 use super::address::Address;
-use super::order::{self, group};
+use super::order::{self, Standing, group};
 use super::queue::{self, List};
-use super::{Now, Registry, chain, heap};
+use super::{Now, Registry, chain, heap, warm};
 use crate::shm::{Key, NONE, Server, Tables, class, fault, flag, heap as heap_id};
 
 fn bucket_of(t: &Tables<'_>, server: &Server) -> usize {
@@ -123,7 +123,16 @@ pub(super) fn classify(s: &Server, alone: bool) -> u8 {
         class::EXPIRED
     } else if has(flag::UNHEALTHY) {
         class::UNHEALTHY
-    } else if has(flag::DRAINING) {
+    } else {
+        classify_present(s, alone)
+    }
+}
+
+/// The class of a server that is neither switched off nor silent nor unhealthy; of another, the one
+/// that it would have then.
+fn classify_present(s: &Server, alone: bool) -> u8 {
+    let has = |flags: u32| s.flags & flags != 0;
+    if has(flag::DRAINING) {
         class::DRAINING
     } else if s.weight == 0 {
         class::WEIGHT_ZERO
@@ -133,6 +142,44 @@ pub(super) fn classify(s: &Server, alone: bool) -> u8 {
         class::AT_MAX
     } else {
         class::READY
+    }
+}
+
+/// Where a server stands in the heaps, by the class that it is in.
+pub(super) fn standing(s: &Server, alone: bool) -> Standing {
+    match s.class as u8 {
+        class::READY => Standing::Ready,
+        class::FAILED => Standing::Failed,
+        class::EXPIRED | class::UNHEALTHY => match classify_present(s, alone) {
+            class::READY => Standing::Standby,
+            class::FAILED => Standing::Failed,
+            _ => Standing::Out,
+        },
+        _ => Standing::Out,
+    }
+}
+
+/// Puts a server that is expired or unhealthy where a panic finds it, if it may be chosen then.
+fn stand_by(t: &mut Tables<'_>, slot: u32) {
+    let s = &t.servers[slot as usize];
+    let space = s.space;
+    let now = standing(s, t.spaces[space as usize].members == 1);
+    let is_failed = t.slots[slot as usize].at[heap::cell(heap_id::RETRY)] != NONE;
+    if is_failed && now != Standing::Failed {
+        heap::remove(t, space, heap_id::RETRY, slot);
+    }
+    match (now, order::stands(t, slot)) {
+        (Standing::Standby, true) => order::rank(t, slot),
+        (Standing::Standby, false) => order::enter(t, slot),
+        (_, true) => order::leave(t, slot),
+        (_, false) => {}
+    }
+    if now == Standing::Failed {
+        let key = retry_key(&t.servers[slot as usize]);
+        match is_failed {
+            true => heap::update(t, space, heap_id::RETRY, slot, key),
+            false => heap::insert(t, space, heap_id::RETRY, slot, key),
+        }
     }
 }
 
@@ -158,6 +205,7 @@ pub(super) fn enter_class(t: &mut Tables<'_>, slot: u32, class: u8) {
             let (key, space) = (retry_key(s), s.space);
             heap::insert(t, space, heap_id::RETRY, slot, key);
         }
+        class::EXPIRED | class::UNHEALTHY => stand_by(t, slot),
         _ => {}
     }
 }
@@ -176,6 +224,10 @@ fn leave_class(t: &mut Tables<'_>, slot: u32) {
             order::leave(t, slot);
         }
         class::FAILED => heap::remove(t, at, heap_id::RETRY, slot),
+        class::EXPIRED | class::UNHEALTHY => {
+            order::leave(t, slot);
+            heap::remove(t, at, heap_id::RETRY, slot);
+        }
         _ => {}
     }
 }
@@ -196,6 +248,8 @@ pub(super) fn reclassify(t: &mut Tables<'_>, slot: u32) {
         // It failed once more while resting: the rest starts again.
         let (key, space) = (retry_key(s), s.space);
         heap::update(t, space, heap_id::RETRY, slot, key);
+    } else if class == class::EXPIRED || class == class::UNHEALTHY {
+        stand_by(t, slot);
     }
 }
 
@@ -282,6 +336,7 @@ impl Registry<'_> {
         if !alone {
             self.company_changed(server.space);
         }
+        warm::note(&mut self.g, slot);
         self.touch(server.space);
         self.enqueue(slot);
         Some(slot)
@@ -396,6 +451,10 @@ impl Registry<'_> {
             s.disabled_wall = 0;
             s.updated_wall = now.wall;
         }
+        // In a panic it has had requests all the time.
+        if s.flags & flag::DISABLED == 0 && !self.in_panic(s.space) {
+            warm::begin(&mut s, now);
+        }
         s.flags &= !(flag::EXPIRED | flag::SILENCED);
         let t = &mut *self.g;
         stale(t, slot);
@@ -403,6 +462,7 @@ impl Registry<'_> {
         journaled(t, slot, Server { fresh_prev, fresh_next, ..s });
         freshen(t, slot);
         reclassify(t, slot);
+        warm::note(t, slot);
         self.touch(s.space);
     }
 }
@@ -439,6 +499,7 @@ pub(super) const EMPTY: Server = Server {
     ip: [0; 16],
     name: [0; crate::shm::NAME_MAX],
     disabled_reason: 0,
+    warmth: 0,
     heartbeat_wall: 0,
     created_wall: 0,
     updated_wall: 0,

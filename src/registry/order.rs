@@ -9,8 +9,9 @@ use std::collections::BinaryHeap;
 
 use super::Registry;
 use super::heap;
+use super::member::standing;
 use crate::idle::ServerKey;
-use crate::shm::{Key, NONE, Server, Space, Tables, class, flag};
+use crate::shm::{HeapEntry, Key, NONE, Server, Space, Tables, class, flag};
 
 /// One turn of a server of weight 1. Divided by the largest weight there are still eight bits left,
 /// and 2^38 requests to a lone server of weight 1 fit below [`TURN_LIMIT`].
@@ -45,7 +46,7 @@ impl Order {
         1 << self as u32
     }
 
-    const fn heap(self, group: Group) -> usize {
+    pub(super) const fn heap(self, group: Group) -> usize {
         self as usize * 2 + group as usize
     }
 
@@ -66,7 +67,71 @@ pub(super) fn load(s: &Server) -> u64 {
     // equally rounded ones would move all nodes at once.
     let place = s.started_mono.wrapping_add(s.number).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
     let others = (u64::from(s.others_damped) + place) >> 8;
-    ((u64::from(s.conns) + others) << 32) / u64::from(s.weight.max(1))
+    let requests = u64::from(s.conns) + others;
+    if s.warmth > 0 {
+        return slow_load(s, requests << 8);
+    }
+    ((requests << 32) / u64::from(s.weight.max(1))).min(STANDBY - 1)
+}
+
+#[cold]
+fn slow_load(s: &Server, requests: u64) -> u64 {
+    let load = (u128::from(requests) << 32) / u128::from(slow_weight(s));
+    u64::try_from(load).unwrap_or(u64::MAX).min(STANDBY - 1)
+}
+
+/// The weight of a server that grows to it, in 1/256.
+fn slow_weight(s: &Server) -> u64 {
+    u64::from(s.weight.max(1)) * u64::from(s.warmth.max(1))
+}
+
+/// How far a request moves a server's turn.
+fn stride(s: &Server) -> u64 {
+    match s.warmth {
+        0 => STRIDE / u64::from(s.weight.max(1)),
+        _ => (STRIDE << 8) / slow_weight(s),
+    }
+}
+
+/// Where a server stands in the heaps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// In the orders, with its group.
+    Ready,
+    /// In the orders, apart: eligible in a panic.
+    Standby,
+    /// Among those that failed, until they may be tried again.
+    Failed,
+    /// In none.
+    Out,
+}
+
+/// Servers on standby stand in the heaps of backups, behind all of these: their keys are higher by
+/// this. No load or turn comes near it.
+const STANDBY: u64 = 1 << 63;
+
+fn is_standby(key: Key) -> bool {
+    key.major & STANDBY != 0
+}
+
+/// The key as it compares with those of the ready ones.
+fn plain(key: Key) -> Key {
+    Key { major: key.major & !STANDBY, ..key }
+}
+
+/// The heap that a server of a class is in, and its key there.
+fn place(s: &Server, order: Order) -> (usize, Key) {
+    let key = order.key(s);
+    if s.class == u32::from(class::READY) {
+        return (order.heap(group(s)), key);
+    }
+    (order.heap(Group::Backup), Key { major: key.major | STANDBY, ..key })
+}
+
+/// Whether a server stands in an order.
+pub(super) fn stands(t: &Tables<'_>, server: u32) -> bool {
+    let at = t.slots[server as usize].at;
+    ORDERS.iter().any(|order| at[heap::cell(order.heap(Group::Primary))] != NONE)
 }
 
 /// The group of a server.
@@ -74,34 +139,35 @@ pub(super) fn group(s: &Server) -> Group {
     if s.flags & flag::BACKUP == 0 { Group::Primary } else { Group::Backup }
 }
 
-/// Puts a server that has become ready into the orders that its namespace keeps.
+/// Puts a server that has become ready, or is on standby, into the orders that its namespace keeps.
 pub(super) fn enter(t: &mut Tables<'_>, server: u32) {
     let s = &t.servers[server as usize];
-    let (space, group, weight) = (s.space, group(s), s.weight);
-    let common = &mut t.spaces[space as usize].common_weight;
-    *common = if *common == NONE || *common == weight { weight } else { 0 };
+    let (space, weight) = (s.space, s.weight);
+    if s.class == u32::from(class::READY) {
+        let common = &mut t.spaces[space as usize].common_weight;
+        *common = if *common == NONE || *common == weight { weight } else { 0 };
+    }
     for order in ORDERS {
         if t.spaces[space as usize].orders & order.bit() != 0 {
-            enter_one(t, space, server, order, group);
+            enter_one(t, space, server, order);
         }
     }
 }
 
-fn enter_one(t: &mut Tables<'_>, space: u32, server: u32, order: Order, group: Group) {
+fn enter_one(t: &mut Tables<'_>, space: u32, server: u32, order: Order) {
     let Space { turn, common_weight, .. } = t.spaces[space as usize];
-    let now = turn[order.heap(group)];
     let s = &mut t.servers[server as usize];
-    let turn = &mut s.turn[order as usize];
-    *turn = (*turn).max(now + phase(s.number, s.weight, common_weight != 0));
-    let key = order.key(s);
-    heap::insert(t, space, order.heap(group), server, key);
+    let now = turn[order.heap(group(s))];
+    let start = now + phase(s.number, stride(s), common_weight != 0);
+    s.turn[order as usize] = s.turn[order as usize].max(start);
+    let (id, key) = place(s, order);
+    heap::insert(t, space, id, server, key);
 }
 
 /// How far into its first stride a server starts. Equal servers start close together, in the order
 /// of their numbers. Where weights differ, starts are spread by the golden ratio: light servers that all
 /// started together would come one after the other, and leave the heavy ones a long run.
-fn phase(number: u64, weight: u32, alike: bool) -> u64 {
-    let stride = STRIDE / u64::from(weight.max(1));
+fn phase(number: u64, stride: u64, alike: bool) -> u64 {
     if alike {
         return stride / 2 + ((stride * (number & 0xffff)) >> 17);
     }
@@ -112,21 +178,20 @@ fn phase(number: u64, weight: u32, alike: bool) -> u64 {
 /// Takes a server out of the orders.
 pub(super) fn leave(t: &mut Tables<'_>, server: u32) {
     let s = &t.servers[server as usize];
-    let (space, group) = (s.space, group(s));
-    for order in ORDERS {
-        heap::remove(t, space, order.heap(group), server);
+    let (space, ids) = (s.space, ORDERS.map(|order| place(s, order).0));
+    for id in ids {
+        heap::remove(t, space, id, server);
     }
 }
 
 /// Moves a server to where its load and turn now put it.
 #[inline]
 pub(super) fn rank(t: &mut Tables<'_>, server: u32) {
-    let s = &t.servers[server as usize];
-    let (space, group) = (s.space, group(s));
+    let space = t.servers[server as usize].space;
     for order in ORDERS {
         if t.spaces[space as usize].orders & order.bit() != 0 {
-            let key = order.key(&t.servers[server as usize]);
-            heap::update(t, space, order.heap(group), server, key);
+            let (id, key) = place(&t.servers[server as usize], order);
+            heap::update(t, space, id, server, key);
         }
     }
 }
@@ -138,11 +203,23 @@ pub(super) fn rank(t: &mut Tables<'_>, server: u32) {
 pub(super) fn charge(t: &mut Tables<'_>, server: u32, order: Order) {
     let s = &mut t.servers[server as usize];
     let group = group(s);
-    let stride = STRIDE / u64::from(s.weight.max(1));
+    let stride = stride(s);
     let now = &mut t.spaces[s.space as usize].turn[order.heap(group)];
     let start = s.turn[order as usize].max(*now);
     *now = start;
     s.turn[order as usize] = start + stride;
+}
+
+/// Has a server whose weight has grown wait no longer for its turn than one of its present weight
+/// does. Its rank is the caller's to renew.
+pub(super) fn hasten(t: &mut Tables<'_>, server: u32) {
+    let s = &mut t.servers[server as usize];
+    let latest = stride(s);
+    for order in ORDERS {
+        let now = t.spaces[s.space as usize].turn[order.heap(group(s))];
+        let turn = &mut s.turn[order as usize];
+        *turn = (*turn).min(now + latest);
+    }
 }
 
 /// The ready servers of one group of a namespace, as a policy sees them.
@@ -154,6 +231,8 @@ pub struct Ready<'a> {
     pub(super) tried: &'a [u64],
     /// Servers that the asker has connections to.
     pub(super) warm: &'a [ServerKey],
+    /// Those on standby count as ready.
+    pub(super) panic: bool,
 }
 
 impl Ready<'_> {
@@ -172,26 +251,46 @@ impl Ready<'_> {
     /// Costs as many steps as tried servers stand before it.
     #[inline]
     pub fn first(&self, order: Order) -> Option<u32> {
+        if self.panic {
+            return self.head(order).map(|(_, server)| server);
+        }
         let entries = heap::entries(self.t, self.space, order.heap(self.group));
-        let root = entries.first()?.server;
+        let root = entries.first().filter(|root| !is_standby(root.key))?.server;
         if self.untried(root) {
             return Some(root);
         }
-        self.next_best(order)
+        self.next_best(order.heap(self.group), false).map(|best| best.server)
+    }
+
+    /// The first of an order that has not been tried, those on standby included among the primaries,
+    /// with its key.
+    ///
+    /// Costs as many steps more as there are ready backups, behind which the standby ones stand.
+    #[cold]
+    fn head(&self, order: Order) -> Option<(Key, u32)> {
+        let ready = self.next_best(order.heap(self.group), false);
+        let standby = match self.group {
+            Group::Primary => self.next_best(order.heap(Group::Backup), true),
+            Group::Backup => None,
+        };
+        ready.into_iter().chain(standby).map(|e| (plain(e.key), e.server)).min()
     }
 
     /// One of the warm servers, if it stands at the head of an order but for its turn, and has not
     /// been tried.
     pub fn warm(&self, order: Order) -> Option<u32> {
-        let entries = heap::entries(self.t, self.space, order.heap(self.group));
-        let least = entries.first()?.key.major;
+        let least = if self.panic {
+            self.head(order)?.0.major
+        } else {
+            let entries = heap::entries(self.t, self.space, order.heap(self.group));
+            entries.first().filter(|root| !is_standby(root.key))?.key.major
+        };
         let fits = |warm: &&ServerKey| {
             self.t.servers.get(warm.slot as usize).is_some_and(|s| {
                 s.live != 0
                     && s.number == warm.number
                     && s.space == self.space
-                    && s.class == u32::from(class::READY)
-                    && group(s) == self.group
+                    && self.may_take(s, warm.slot)
                     && order.key(s).major == least
                     && self.untried(warm.slot)
             })
@@ -199,19 +298,37 @@ impl Ready<'_> {
         self.warm.iter().find(fits).map(|warm| warm.slot)
     }
 
+    /// Whether a server is of those that may be chosen, tried or not.
+    fn may_take(&self, s: &Server, slot: u32) -> bool {
+        if s.class == u32::from(class::READY) {
+            return group(s) == self.group;
+        }
+        self.panic && self.group == Group::Primary && stands(self.t, slot)
+    }
+
     fn untried(&self, server: u32) -> bool {
         self.tried.is_empty()
             || self.tried.binary_search(&self.t.servers[server as usize].number).is_err()
     }
 
-    /// Looks at a heap's entries from the least up, past those that have been tried.
+    /// Looks at a heap's entries from the least up, past those that have been tried. The entry is one
+    /// of standby or none is.
     #[cold]
-    fn next_best(&self, order: Order) -> Option<u32> {
-        let entries = heap::entries(self.t, self.space, order.heap(self.group));
-        let mut open = BinaryHeap::from([std::cmp::Reverse((entries.first()?.key, 0))]);
-        while let Some(std::cmp::Reverse((_, at))) = open.pop() {
-            if self.untried(entries[at].server) {
-                return Some(entries[at].server);
+    fn next_best(&self, id: usize, standby: bool) -> Option<HeapEntry> {
+        let entries = heap::entries(self.t, self.space, id);
+        let root = entries.first()?;
+        if is_standby(root.key) == standby && self.untried(root.server) {
+            return Some(*root);
+        }
+        let mut open = BinaryHeap::from([std::cmp::Reverse((root.key, 0))]);
+        while let Some(std::cmp::Reverse((key, at))) = open.pop() {
+            if is_standby(key) != standby {
+                // Behind these there are no others.
+                if is_standby(key) {
+                    return None;
+                }
+            } else if self.untried(entries[at].server) {
+                return Some(entries[at]);
             }
             let children = at * 4 + 1..(at * 4 + 5).min(entries.len());
             open.extend(children.map(|c| std::cmp::Reverse((entries[c].key, c))));
@@ -231,9 +348,9 @@ impl Registry<'_> {
         let mut next = s.member_head;
         while let Some(server) = self.g.servers.get(next as usize) {
             let (at, after) = (next, server.member_next);
-            if server.class == u32::from(class::READY) {
-                let group = group(server);
-                enter_one(&mut self.g, space, at, order, group);
+            let alone = self.g.spaces[space as usize].members == 1;
+            if matches!(standing(server, alone), Standing::Ready | Standing::Standby) {
+                enter_one(&mut self.g, space, at, order);
             }
             next = after;
         }
@@ -246,9 +363,8 @@ impl Registry<'_> {
         }
         let mut next = self.g.spaces[space as usize].member_head;
         while let Some(server) = self.g.servers.get(next as usize) {
-            let (at, after, ready) =
-                (next, server.member_next, server.class == u32::from(class::READY));
-            if ready {
+            let (at, after) = (next, server.member_next);
+            if stands(&self.g, at) {
                 leave(&mut self.g, at);
             }
             self.g.servers[at as usize].turn = [0; 2];
@@ -257,9 +373,9 @@ impl Registry<'_> {
         self.g.spaces[space as usize].turn = [0; 4];
         let mut next = self.g.spaces[space as usize].member_head;
         while let Some(server) = self.g.servers.get(next as usize) {
-            let (at, after, ready) =
-                (next, server.member_next, server.class == u32::from(class::READY));
-            if ready {
+            let (at, after) = (next, server.member_next);
+            let alone = self.g.spaces[space as usize].members == 1;
+            if matches!(standing(server, alone), Standing::Ready | Standing::Standby) {
                 enter(&mut self.g, at);
             }
             next = after;

@@ -103,6 +103,7 @@ impl Registry<'_> {
             self.drop_if_unused(slot);
         }
         self.rebuild_queue();
+        self.find_warming();
         fault::point!("repair.swept");
         before(|| self.g.repaired());
     }

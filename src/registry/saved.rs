@@ -35,6 +35,12 @@ pub struct SavedServer {
     pub weight: u32,
     /// 0 to [`super::MAX_CONNS_MAX`].
     pub max_conns: u32,
+    /// 0: never taken out for failures.
+    pub max_fails: u32,
+    /// Milliseconds.
+    pub fail_timeout_ms: u32,
+    /// Milliseconds in which it grows to its weight.
+    pub slow_start_ms: u32,
     /// Switched off.
     pub off: Option<SwitchedOff>,
     /// When it was.
@@ -101,6 +107,9 @@ impl Copied {
             number: s.number,
             weight: s.weight,
             max_conns: s.max_conns,
+            max_fails: s.max_fails,
+            fail_timeout_ms: s.fail_timeout_ms,
+            slow_start_ms: s.slow_start_ms,
             off,
             disabled_at: if off.is_some() { s.disabled_wall } else { 0 },
             draining: has(flag::DRAINING),
@@ -379,6 +388,9 @@ impl Registry<'_> {
             flags: if saved.is_static { flag::STATIC } else { flag::AFAR },
             weight: saved.weight,
             max_conns: saved.max_conns,
+            max_fails: saved.max_fails,
+            fail_timeout_ms: saved.fail_timeout_ms,
+            slow_start_ms: saved.slow_start_ms,
             heartbeat_mono: now.mono,
             heartbeat_wall: now.wall,
             created_wall: saved.created_at,
@@ -425,6 +437,9 @@ impl Registry<'_> {
         if old.flags & flag::STATIC == 0 || saved.is_static {
             new.weight = saved.weight;
             new.max_conns = saved.max_conns;
+            new.max_fails = saved.max_fails;
+            new.fail_timeout_ms = saved.fail_timeout_ms;
+            new.slow_start_ms = saved.slow_start_ms;
         }
         switch(&mut new, saved);
         self.replace(slot, new);

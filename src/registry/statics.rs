@@ -97,7 +97,7 @@ impl Registry<'_> {
             s.flags &= !flag::SEEN;
         }
         for (name, line) in servers {
-            if let Err(e) = self.configure_server(*name, line, now) {
+            if let Err(e) = self.configure_server(*name, line, rules, now) {
                 full = Some(e);
             }
             fault::point!("configure.server");
@@ -148,6 +148,7 @@ impl Registry<'_> {
         &mut self,
         name: SpaceName<'_>,
         line: &StaticServer,
+        rules: &Rules,
         now: Now,
     ) -> Result<(), Error> {
         let space = self.make_space(name)?;
@@ -192,6 +193,7 @@ impl Registry<'_> {
         s.max_conns = line.max_conns;
         s.max_fails = line.max_fails;
         s.fail_timeout_ms = line.fail_timeout_ms;
+        s.slow_start_ms = rules.slow_start as u32;
         line.address.write(&mut s);
         if known.is_none_or(|slot| self.g.servers[slot as usize].flags & flag::STATIC == 0) {
             s.heartbeat_mono = now.mono;

@@ -12,6 +12,8 @@ use crate::shm::{Server, fault, flag, pending, reason};
 pub struct Sweep {
     only: Option<SpaceRef>,
     next: u32,
+    /// With `panic_threshold`: all have been looked at, so it is known how many are silent.
+    known: bool,
     /// It is through.
     pub done: bool,
     /// Servers silent for longer than the TTL and not switched off by hand.
@@ -44,6 +46,8 @@ impl Registry<'_> {
             sweep.done = true;
             return;
         }
+        // Who is silent must be known of all before the first is switched off or forgotten.
+        let marks = rules.panic_threshold > 0 && !sweep.known;
         let high = self.g.header.high_water;
         let end = high.min(sweep.next.saturating_add(slots));
         for slot in sweep.next..end {
@@ -53,15 +57,35 @@ impl Registry<'_> {
                 continue;
             }
             if rules.silent(s, self.afar(), now) {
+                if marks {
+                    if s.flags & flag::EXPIRED == 0 {
+                        self.expire(slot, now, events);
+                    }
+                    continue;
+                }
                 self.sweep_one(slot, sweep, rules, now, events);
                 fault::point!("sweep.server");
             } else if rules.revives(s, now) {
                 self.revive(slot, now, events);
+            } else if s.warmth > 0 {
+                super::warm::step(&mut self.g, slot, now);
+                super::warm::note(&mut self.g, slot);
             }
         }
         fault::point!("sweep.slice");
         sweep.next = end;
-        sweep.done = end >= high;
+        if end < high {
+            return;
+        }
+        match sweep.only {
+            Some(space) => _ = self.mind_panic(space.slot, rules, events),
+            None => self.mind_all_panics(rules, events),
+        }
+        if marks {
+            (sweep.known, sweep.next) = (true, 0);
+        } else {
+            sweep.done = true;
+        }
     }
 
     /// Brings back a server whose silence is not too long any more, because the TTL has grown.
@@ -81,7 +105,8 @@ impl Registry<'_> {
         now: Now,
         events: &mut Events,
     ) {
-        if self.g.servers[slot as usize].flags & flag::EXPIRED == 0 {
+        let was_known = self.g.servers[slot as usize].flags & flag::EXPIRED != 0;
+        if !was_known {
             self.expire(slot, now, events);
         }
         let s = self.g.servers[slot as usize];
@@ -90,6 +115,9 @@ impl Registry<'_> {
             return;
         }
         sweep.expired += 1;
+        if self.in_panic(s.space) || (rules.panic_threshold > 0 && !was_known) {
+            return;
+        }
         let silent = now.mono.saturating_sub(s.heartbeat_mono);
         let forget = rules.on_expire == OnExpire::Remove
             || (rules.remove_after > 0 && silent > rules.remove_after);

@@ -5,9 +5,11 @@ mod fuzz;
 mod history;
 mod life;
 mod model;
+mod panic;
 mod points;
 mod requests;
 mod saved;
+mod warm;
 
 use std::net::Ipv4Addr;
 
@@ -21,6 +23,8 @@ const RULES: Rules = Rules {
     on_expire: OnExpire::Disable,
     remove_after: 0,
     on_duplicate: OnDuplicate::Refresh,
+    panic_threshold: 0,
+    slow_start: 0,
 };
 
 /// A registry with one namespace, a worker, and a clock.
@@ -87,7 +91,7 @@ impl Bench {
         weight: Option<u32>,
         max_conns: Option<u32>,
     ) -> Result<Change, Error> {
-        let registration = Registration { address: address(n), weight, max_conns };
+        let registration = Registration { weight, max_conns, ..Registration::of(address(n)) };
         self.registry().add(space(), &registration, &self.rules, self.now, &mut self.events)
     }
 

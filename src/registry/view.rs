@@ -2,7 +2,8 @@
 
 use super::address::printed;
 use super::life::{Afar, is_enabled};
-use super::member::on_all_nodes;
+use super::member::{on_all_nodes, standing};
+use super::order::Standing;
 use super::space::{SpaceRef, name_of};
 use super::{Now, Registry, Rules};
 use crate::shm::{NAME_MAX, NONE, Server, class, flag, reason};
@@ -259,7 +260,14 @@ impl Registry<'_> {
             health.enabled_servers += u64::from(enabled);
             health.active_servers += u64::from(enabled && !silent);
             health.expired_servers += u64::from(silent && !by_hand);
-            health.eligible += u64::from(!silent && (rested || s.class == u32::from(class::READY)));
+            let alone = r.g.spaces[s.space as usize].members == 1;
+            let in_orders = match standing(s, alone) {
+                Standing::Ready => true,
+                Standing::Standby => r.in_panic(s.space),
+                Standing::Failed | Standing::Out => false,
+            };
+            let silent = silent && !r.in_panic(s.space);
+            health.eligible += u64::from(!silent && (rested || in_orders));
         });
     }
 

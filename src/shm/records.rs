@@ -108,27 +108,30 @@ pub const AGES: u64 = 1 << 42;
 pub mod space_flag {
     /// Named in the configuration: stays when its last server goes.
     pub const CONFIGURED: u32 = 1;
+    /// So many servers are out at once that requests go to all of them: see `registry::panic`.
+    pub const PANIC: u32 = 1 << 1;
 }
 
 /// Values of [`Server::disabled_reason`].
 pub mod reason {
     /// Not disabled.
-    pub const NONE: u32 = 0;
+    pub const NONE: u16 = 0;
     /// `toggle` with `action=disable`.
-    pub const MANUAL: u32 = 1;
+    pub const MANUAL: u16 = 1;
     /// Silent for longer than `heartbeat_ttl`.
-    pub const HEARTBEAT_TIMEOUT: u32 = 2;
+    pub const HEARTBEAT_TIMEOUT: u16 = 2;
     /// `down` on the `server` line.
-    pub const CONFIGURED: u32 = 3;
+    pub const CONFIGURED: u16 = 3;
 }
 
 /// The heaps of a namespace, as indexes of [`Space::heaps`].
 pub mod heap {
-    /// By load, then turn: primary servers; the backups follow.
+    /// By load, then turn: primary servers; the backups follow, and among these, behind all of them,
+    /// the servers that only a panic makes eligible.
     pub const LOAD: usize = 0;
-    /// By turn alone: primary servers; the backups follow.
+    /// By turn alone: primary servers; the backups follow, as above.
     pub const TURN: usize = 2;
-    /// Failed servers by the time when they may be tried again.
+    /// Failed servers by the time when they may be tried again; those that are expired as well too.
     pub const RETRY: usize = 4;
     /// Number of heaps.
     pub const COUNT: usize = 5;
@@ -141,6 +144,9 @@ pub mod dirty {
     /// Counts outside the ledger are being dropped: cut short, it is done again from the start.
     pub const RECOUNT: u32 = 1 << 1;
 }
+
+/// Room in [`Header::warming`].
+pub const WARMING: usize = 64;
 
 /// A place for a whole record while it is replaced: see [`Header::journal_target`].
 pub const JOURNAL_EMPTY: u32 = NONE;
@@ -195,6 +201,12 @@ pub struct Header {
     pub heap_used: u32,
     /// The new content of a record, valid while `journal_target` names it.
     pub journal: Server,
+    /// Servers that grow to their weight, as far as there is room: see `registry::warm`. Derived.
+    pub warming: [u32; WARMING],
+    /// How many there are.
+    pub warming_len: u32,
+    /// Which of them is looked at next.
+    pub warming_next: u32,
     /// What the state file has of this zone.
     pub filed: Filed,
     /// What this zone and Redis know of each other.
@@ -420,7 +432,9 @@ pub struct Server {
     pub name: [u8; NAME_MAX],
 
     /// One of [`reason`].
-    pub disabled_reason: u32,
+    pub disabled_reason: u16,
+    /// While it grows to its weight: how much of it it has, in 1/256; 0: all of it.
+    pub warmth: u16,
     /// Last sign of life.
     pub heartbeat_wall: u64,
     /// First registration.
@@ -440,7 +454,7 @@ pub struct Server {
     pub edition: u32,
     /// The mean of this node's requests that Redis has, in thousandths.
     pub told_mean: u32,
-    /// Milliseconds that a new or recovered server takes to grow to its weight; not used yet.
+    /// Milliseconds that a new or recovered server takes to grow to its weight; 0: none.
     pub slow_start_ms: u32,
     /// Version of its record in Redis; 0: none is known.
     pub record_version: u64,
@@ -451,7 +465,7 @@ pub struct Server {
     pub busy_from: u64,
 
     // Room for what the same record will carry next, so that a zone keeps its layout.
-    /// Start of the slow start.
+    /// When it began to grow to its weight.
     pub started_mono: u64,
     /// Bytes to and from the server.
     pub bytes: [u64; 2],

@@ -73,6 +73,12 @@ struct Line<'a> {
     number: u64,
     weight: u32,
     max_conns: u32,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    max_fails: u32,
+    #[serde(default = "ten_seconds", skip_serializing_if = "is_ten_seconds")]
+    fail_timeout_ms: u32,
+    #[serde(default, skip_serializing_if = "is_none")]
+    slow_start_ms: u32,
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     disabled: Option<std::borrow::Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -100,6 +106,31 @@ fn is_zero(n: &u64) -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_false(b: &bool) -> bool {
     !*b
+}
+
+// nginx's defaults, which a line does not say.
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_one(n: &u32) -> bool {
+    *n == one()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_none(ms: &u32) -> bool {
+    *ms == 0
+}
+
+fn ten_seconds() -> u32 {
+    10_000
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_ten_seconds(ms: &u32) -> bool {
+    *ms == ten_seconds()
 }
 
 const MANUAL: &str = "manual";
@@ -146,6 +177,9 @@ impl Writer {
             number: s.number,
             weight: s.weight,
             max_conns: s.max_conns,
+            max_fails: s.max_fails,
+            fail_timeout_ms: s.fail_timeout_ms,
+            slow_start_ms: s.slow_start_ms,
             disabled: s.off.map(|off| match off {
                 SwitchedOff::Manual => MANUAL.into(),
                 SwitchedOff::Configured => CONFIGURED.into(),
@@ -309,6 +343,9 @@ fn server(line: &Line<'_>) -> Option<SavedServer> {
         number: line.number,
         weight: line.weight,
         max_conns: line.max_conns,
+        max_fails: line.max_fails,
+        fail_timeout_ms: line.fail_timeout_ms,
+        slow_start_ms: line.slow_start_ms,
         off,
         disabled_at: line.disabled_at,
         draining: line.draining,

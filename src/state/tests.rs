@@ -25,6 +25,9 @@ fn server(n: u16) -> SavedServer {
         number: u64::from(n),
         weight: 1,
         max_conns: 1000,
+        max_fails: 1,
+        fail_timeout_ms: 10_000,
+        slow_start_ms: 0,
         off: None,
         disabled_at: 0,
         draining: false,
@@ -69,11 +72,19 @@ fn any_server() -> impl Strategy<Value = SavedServer> {
     let off = option::of(prop_oneof![Just(SwitchedOff::Manual), Just(SwitchedOff::Configured)]);
     (
         ("[A-Za-z0-9._-]{1,64}", any_address(), any::<u64>()),
-        (0..=65_535u32, 0..=i32::MAX as u32, off, any::<bool>(), any::<bool>()),
+        (
+            0..=65_535u32,
+            0..=i32::MAX as u32,
+            0..9u32,
+            0..20_000u32,
+            off,
+            any::<bool>(),
+            any::<bool>(),
+        ),
         (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>()),
     )
         .prop_map(|((namespace, (address, is_static), number), flags, times)| {
-            let (weight, max_conns, off, draining, down) = flags;
+            let (weight, max_conns, max_fails, fail_timeout_ms, off, draining, down) = flags;
             let (disabled_at, created_at, updated_at, heard) = times;
             SavedServer {
                 namespace,
@@ -81,6 +92,9 @@ fn any_server() -> impl Strategy<Value = SavedServer> {
                 number,
                 weight,
                 max_conns,
+                max_fails,
+                fail_timeout_ms,
+                slow_start_ms: fail_timeout_ms / 2,
                 off,
                 disabled_at,
                 draining,
@@ -190,6 +204,8 @@ fn fields_from_the_future_are_left_unread() {
     let document = parse(&sealed(&text)).unwrap();
     assert_eq!(document.servers[0].address.to_string(), "[::1]:80");
     assert_eq!(document.servers[0].weight, 2);
+    // Fields that an older version did not write.
+    assert_eq!((document.servers[0].max_fails, document.servers[0].fail_timeout_ms), (1, 10_000));
 }
 
 #[test]
@@ -258,6 +274,8 @@ fn what_makes_no_difference_to_a_restart_is_not_content() {
     assert_eq!(content(SavedServer { heard: 9, updated_at: 9, ..server(1) }), same);
     assert_ne!(content(SavedServer { weight: 9, ..server(1) }), same);
     assert_ne!(content(SavedServer { draining: true, ..server(1) }), same);
+    assert_ne!(content(SavedServer { max_fails: 0, ..server(1) }), same);
+    assert_ne!(content(SavedServer { fail_timeout_ms: 0, ..server(1) }), same);
     assert_ne!(content(server(2)), same);
 }
 

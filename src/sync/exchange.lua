@@ -56,8 +56,9 @@ local function renew()
   for _, node in ipairs(call('ZRANGE', S .. 'nodes', 0, -1)) do
     call('DEL', S .. 'counts:' .. node)
   end
-  for _, m in ipairs(call('HKEYS', S .. 'totals')) do
-    local ns, addr = string.match(m, '^(%S+) (.+)$')
+  local totals = call('HGETALL', S .. 'totals')
+  for i = 1, #totals, 2 do
+    local ns, addr = string.match(totals[i], '^(%S+) (.+)$')
     -- One of another type is left alone.
     if ns then redis.pcall('ZADD', public_key(ns, 'servers:zset'), 'XX', 0, addr) end
   end
@@ -136,8 +137,9 @@ local function record(m)
   if not fine or type(r) ~= 'table' then return nil end
   for _, field in ipairs(r.x and { 'v', 'a', 'x' } or NUMBERS) do
     if type(r[field]) ~= 'number' then return nil end
-    -- The clock may have gone back, or another Redis, with another clock, has taken over.
-    if field ~= 'v' and r[field] > now then r[field] = now end
+    -- The clock has gone back, or another Redis, with another clock, has taken over. How long ago
+    -- it was is not known: what is said now is later.
+    if field ~= 'v' and r[field] > now + 1000 then r[field] = now - 60000 end
   end
   return r
 end

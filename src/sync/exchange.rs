@@ -434,7 +434,11 @@ fn record(member: &str, text: &str, heard: f64, now: u64) -> Option<Record> {
     SpaceName::new(namespace.as_bytes())?;
     let address = Address::parse(address).filter(|parsed| parsed.to_string() == address)?;
     let stored: Stored = serde_json::from_str(text).ok()?;
-    let age = |at: f64| now.saturating_sub(milliseconds(at));
+    // A time of a clock that was ahead: how long ago it was is not known. As in `exchange.lua`.
+    let age = |at: f64| match milliseconds(at) {
+        at if at > now + 1000 => 60_000,
+        at => now.saturating_sub(at),
+    };
     let whole = |n: f64, most: u32| {
         (n >= 0.0 && n <= f64::from(most) && n.fract() == 0.0).then_some(n as u32)
     };

@@ -12,7 +12,7 @@ local kept = {
   ['beat-seq'] = 'string', ['total-seq'] = 'string',
 }
 local told = {
-  run = 'string', process = 'string', loss = 'string', lease = 'string', records = 'hash',
+  run = 'string', process = 'string', loss = 'string', lease = 'string', scanned = 'string', records = 'hash',
   index = 'zset', graves = 'zset', ['beat-index'] = 'zset', totals = 'hash',
   ['total-index'] = 'zset', nodes = 'zset', spaces = 'set',
 }

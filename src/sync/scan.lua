@@ -20,14 +20,21 @@ local base = q.prefix .. ':' .. (q.space == 'default' and '' or q.space .. ':')
 local meta, beat = base .. 'servers:meta', base .. 'heartbeat'
 local meta_shadow, beat_shadow = S .. 'meta:' .. q.space, S .. 'beat:' .. q.space
 
--- Slices are of one hash: a wrong type is said, and looks empty.
-local function usable(key)
-  local is = call('TYPE', key).ok
-  if is ~= 'none' and is ~= 'hash' then
-    out.wrong = { key, 'hash' }
-    return false
+-- A key of a wrong type is said once in a walk, and looks empty.
+local function is(key, kind)
+  local found = call('TYPE', key).ok
+  return found == 'none' or found == kind
+end
+local function usable(key) return is(key, 'hash') end
+if q.part == 'meta' and q.cursor == '0' then
+  local wrong = {}
+  for key, kind in pairs({ [meta] = 'hash', [beat] = 'hash', [base .. 'servers:zset'] = 'zset' }) do
+    if not is(key, kind) then
+      wrong[#wrong + 1] = key
+      wrong[#wrong + 1] = kind
+    end
   end
-  return true
+  if #wrong > 0 then out.wrong = wrong end
 end
 
 local function slice(key, shadow)

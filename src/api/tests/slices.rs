@@ -162,7 +162,7 @@ fn steps(site: &Site, method: Method, endpoint: &str) -> (usize, Value) {
     let mut slices = 1;
     match site.begin(method, endpoint) {
         Answer::Reply(reply) => (slices, read(&reply).1),
-        Answer::List(_) => panic!("a list"),
+        Answer::List(_) | Answer::Wait(_) => panic!("no task"),
         Answer::Task(mut task) => loop {
             let mut events = Events::default();
             slices += 1;

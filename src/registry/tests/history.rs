@@ -112,12 +112,16 @@ fn rules() -> impl Strategy<Value = Rules> {
     let ttl = prop_oneof![4 => Just(30_000u64), 1 => Just(0)];
     let on_expire = prop_oneof![Just(OnExpire::Disable), Just(OnExpire::Remove)];
     let on_duplicate = prop_oneof![3 => Just(OnDuplicate::Refresh), 1 => Just(OnDuplicate::Reject)];
-    (ttl, on_expire, prop_oneof![Just(0u64), Just(45_000)], on_duplicate).prop_map(
-        |(ttl, on_expire, remove_after, on_duplicate)| Rules {
+    // Who grows to its weight is eligible like any other.
+    let slow_start = prop_oneof![Just(0u64), Just(40_000)];
+    (ttl, on_expire, prop_oneof![Just(0u64), Just(45_000)], on_duplicate, slow_start).prop_map(
+        |(ttl, on_expire, remove_after, on_duplicate, slow_start)| Rules {
             ttl,
             on_expire,
             remove_after,
             on_duplicate,
+            panic_threshold: 0,
+            slow_start,
         },
     )
 }
@@ -290,7 +294,7 @@ impl World {
                 }
                 Ok((flight, n)) => {
                     assert!(candidates.contains(&n), "{n} is not one of {candidates:?}");
-                    if !round_robin {
+                    if !round_robin && self.b.rules.slow_start == 0 {
                         let load = |n: u16| {
                             let s = &self.servers[&n];
                             f64::from(s.conns + s.dead) / f64::from(s.weight)
@@ -520,7 +524,7 @@ pub(super) fn crowd(b: &mut Bench) {
     let name = SpaceName::new(b"others").unwrap();
     let ports = 100..100 + b.zone.layout().servers as u16 - PORTS.end;
     for n in ports.clone() {
-        let registration = Registration { address: address(n), weight: None, max_conns: Some(0) };
+        let registration = Registration { max_conns: Some(0), ..Registration::of(address(n)) };
         let lasting = Rules { ttl: 0, ..b.rules };
         b.registry().add(name, &registration, &lasting, b.now, &mut b.events).unwrap();
     }

@@ -200,16 +200,33 @@ fn a_drain_ends_with_enable_not_with_heartbeats() {
     b.add(1);
     let (flight, _) = b.take().unwrap();
     let found = b.found();
-    let drained = b.registry().drain(found, &address(1), b.now, &mut b.events).unwrap();
+    let (watch, drained) = b.registry().drain(found, &address(1), b.now, &mut b.events).unwrap();
     assert_eq!(drained.conns, 1);
     b.refresh(1).unwrap();
     b.add(1);
     assert_eq!(b.take().unwrap_err(), Nobody { draining: 1, ..Nobody::default() });
     assert_eq!(b.view(1).state, State::Draining);
+    assert_eq!(b.registry().look(watch), Watched::Draining(1));
     b.release(flight, Verdict::Fine);
+    assert_eq!(b.registry().look(watch), Watched::Draining(0));
     b.toggle(1, true);
+    assert_eq!(b.registry().look(watch), Watched::Enabled);
     assert_eq!(b.serve(), Some(1));
     b.check();
+}
+
+#[test]
+fn who_comes_after_a_drained_server_is_not_taken_for_it() {
+    let mut b = Bench::new();
+    b.add(1);
+    b.add(2);
+    let found = b.found();
+    let (watch, _) = b.registry().drain(found, &address(1), b.now, &mut b.events).unwrap();
+    b.remove(1).unwrap();
+    assert_eq!(b.registry().look(watch), Watched::Gone);
+    b.add(1);
+    b.registry().drain(found, &address(1), b.now, &mut b.events).unwrap();
+    assert_eq!(b.registry().look(watch), Watched::Gone);
 }
 
 #[test]
@@ -271,7 +288,7 @@ fn a_full_zone_refuses_one_more_and_changes_nothing() {
     assert_eq!(usize::from(n), b.zone.layout().servers);
     b.check();
     let other = SpaceName::new(b"other").unwrap();
-    let registration = Registration { address: address(1), weight: None, max_conns: None };
+    let registration = Registration::of(address(1));
     let full = b.registry().add(other, &registration, &b.rules, b.now, &mut b.events);
     assert!(matches!(full, Err(Error::Full(_))));
     assert_eq!(b.registry().find_space(other), None, "no namespace is left behind");
@@ -287,7 +304,7 @@ fn namespaces_can_run_out_and_come_back() {
     let mut b = Bench::sized(128 * 1024);
     let spaces = b.zone.layout().spaces;
     let names: Vec<_> = (0..=spaces).map(|i| format!("space-{i}")).collect();
-    let registration = Registration { address: address(1), weight: None, max_conns: None };
+    let registration = Registration::of(address(1));
     let mut results = Vec::new();
     for name in &names {
         let name = SpaceName::new(name.as_bytes()).unwrap();

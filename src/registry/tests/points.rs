@@ -10,7 +10,7 @@ use crate::shm::testing::{dies_after, is_killed_in, shared_word};
 use crate::shm::{fault, flag};
 
 /// What is true of a server, without what the clock or a request says of it.
-type Truth = (u32, u32, u32, u32, u64, u64, u32);
+type Truth = (u32, u32, u32, u16, u64, u64, u32);
 
 /// All that is true in a zone: namespaces, and servers in them.
 type Picture = BTreeMap<(String, String), Truth>;
@@ -176,7 +176,7 @@ const LIFE: &[Step] = &[
     |w| _ = w.b.add_with(3, Some(77), Some(770)).unwrap(),
     |w| _ = w.b.add_with(20, Some(2), None).unwrap(),
     |w| {
-        let registration = Registration { address: address(1), weight: None, max_conns: None };
+        let registration = Registration::of(address(1));
         let (rules, now) = (w.b.rules, w.b.now);
         let other = SpaceName::new(b"other").unwrap();
         w.b.registry().add(other, &registration, &rules, now, &mut w.b.events).unwrap();
@@ -185,6 +185,8 @@ const LIFE: &[Step] = &[
         let other = w.b.registry().find_space(SpaceName::new(b"other").unwrap());
         w.b.registry().remove(other, &address(1), w.b.now, &mut w.b.events).unwrap();
     },
+    |w| w.b.rules.slow_start = 60_000,
+    |w| w.b.add(21),
     |w| w.b.toggle(4, false),
     |w| w.b.toggle(4, true),
     |w| {
@@ -233,7 +235,7 @@ const GROWTH: &[Step] = &[
         let other = SpaceName::new(b"other").unwrap();
         let (rules, now) = (w.b.rules, w.b.now);
         for n in 200..1000 {
-            let registration = Registration { address: address(n), weight: None, max_conns: None };
+            let registration = Registration::of(address(n));
             let name = if n % 3 == 0 { space() } else { other };
             let added = w.b.registry().add(name, &registration, &rules, now, &mut w.b.events);
             if added.is_err() {

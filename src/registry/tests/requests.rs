@@ -422,3 +422,43 @@ fn a_static_server_serves_when_all_others_have_expired_at_once() {
     assert_eq!(b.serve(), Some(1000));
     b.check();
 }
+
+#[test]
+fn failures_are_judged_by_what_a_server_said_when_it_registered() {
+    let mut b = Bench::new();
+    let add = |b: &mut Bench, max_fails, ms| {
+        let said = Registration {
+            max_fails: Some(max_fails),
+            fail_timeout_ms: Some(ms),
+            ..Registration::of(address(1))
+        };
+        b.registry().add(space(), &said, &RULES, b.now, &mut Events::default()).unwrap();
+    };
+    add(&mut b, 2, 1_000);
+    b.add(2);
+    let fails = |b: &mut Bench| loop {
+        let (flight, port) = b.take().unwrap();
+        if port == 1 {
+            return b.release(flight, Verdict::Failed).failed;
+        }
+        b.release(flight, Verdict::Fine);
+    };
+    assert!(!fails(&mut b));
+    assert!(fails(&mut b), "the second time");
+    assert_eq!(b.view(1).state, State::Unhealthy);
+    assert!((0..4).all(|_| b.serve() == Some(2)));
+    b.passes(1_001);
+    assert!((0..2).any(|_| b.serve() == Some(1)), "after its own fail_timeout");
+    b.check();
+
+    // A heartbeat without parameters leaves them.
+    b.add(1);
+    assert!(!fails(&mut b));
+    // One with others is in force at once.
+    add(&mut b, 1, 1_000);
+    assert_eq!(b.view(1).state, State::Unhealthy);
+    add(&mut b, 0, 1_000);
+    assert_eq!(b.view(1).state, State::Up);
+    assert!(!fails(&mut b), "never, with 0");
+    b.check();
+}

@@ -74,7 +74,12 @@ fn a_restart_brings_back_what_a_reload_keeps() {
     let mut old = Bench::new();
     configure(&mut old, &[line(8), StaticServer { down: true, ..line(9) }]);
     old.add_with(1, Some(3), Some(0)).unwrap();
-    old.add(2);
+    let picky = Registration {
+        max_fails: Some(7),
+        fail_timeout_ms: Some(7_000),
+        ..Registration::of(address(2))
+    };
+    old.registry().add(space(), &picky, &RULES, old.now, &mut Events::default()).unwrap();
     old.add(3);
     old.toggle(2, false);
     old.toggle(8, false);
@@ -101,6 +106,8 @@ fn a_restart_brings_back_what_a_reload_keeps() {
         assert_eq!(before.created_at, after.created_at);
         assert_eq!(after.connections, 0, "requests are not kept");
     }
+    let picky = |s: &&SavedServer| (s.max_fails, s.fail_timeout_ms) == (7, 7_000);
+    assert_eq!(file(&new).1.iter().filter(picky).count(), 1);
     let state = |n: u16| (new.view(n).state, new.view(n).disabled_reason);
     assert_eq!(state(1), (State::Up, None), "silence is not kept");
     assert_eq!(state(2), (State::Down, Some("manual")));

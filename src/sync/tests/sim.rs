@@ -26,6 +26,8 @@ pub(super) const RULES: Rules = Rules {
     on_expire: OnExpire::Disable,
     remove_after: 0,
     on_duplicate: OnDuplicate::Refresh,
+    panic_threshold: 0,
+    slow_start: 0,
 };
 
 /// What becomes of a node's jobs.
@@ -197,7 +199,7 @@ impl Member {
         weight: Option<u32>,
         max_conns: Option<u32>,
     ) -> Result<(), Error> {
-        let registration = Registration { address: address(port), weight, max_conns };
+        let registration = Registration { weight, max_conns, ..Registration::of(address(port)) };
         let (rules, now) = (self.rules, self.now());
         let mut registry = self.registry();
         registry.add(space(name), &registration, &rules, now, &mut self.events).map(drop)
@@ -315,9 +317,25 @@ impl Sim {
         n: usize,
         adapt: impl Fn(&mut Settings),
     ) -> Self {
+        let url = redis.url();
+        Self::build(&url, redis, prefix, n, adapt)
+    }
+
+    /// Nodes that go to Redis by another URL than the test does.
+    pub(super) fn at(url: &str, redis: Server, n: usize) -> Self {
+        Self::build(url, redis, "upstream", n, |_| {})
+    }
+
+    fn build(
+        url: &str,
+        redis: Server,
+        prefix: &str,
+        n: usize,
+        adapt: impl Fn(&mut Settings),
+    ) -> Self {
         let mut nodes = Vec::new();
         for i in 0..n {
-            let endpoint = Endpoint::parse(&redis.url()).unwrap();
+            let endpoint = Endpoint::parse(url).unwrap();
             let mut settings = Settings {
                 prefix: prefix.to_owned(),
                 name: format!("n{i}"),

@@ -233,3 +233,32 @@ fn changes_are_kept_while_redis_is_out_of_memory_or_read_only() {
         }
     }
 }
+
+#[test]
+fn a_user_needs_no_more_than_the_readme_says() {
+    let readme = include_str!("../../../../README.md");
+    let rules = readme.lines().find_map(|line| line.strip_prefix("ACL SETUSER registry ")).unwrap();
+    // INFO is one that many do not like to give: it is done without, and refused once a connection.
+    for info in ["+info", ""] {
+        let redis = Server::start(&[]);
+        let rules = rules.replace(">PASSWORD", ">secret").replace("+info", info);
+        let mut command = vec!["ACL", "SETUSER", "registry"];
+        command.extend(rules.split_whitespace());
+        assert_eq!(redis.cli(&command), "OK");
+        let url = format!("redis://registry:secret@127.0.0.1:{}/0", redis.port());
+        let mut sim = Sim::at(&url, redis, 2);
+        sim.nodes[0].add(A, None, None);
+        sim.nodes[1].add(B, None, None);
+        sim.settle();
+        let flight = sim.nodes[0].take("default").unwrap().0;
+        sim.redis.cli(&["HSET", "upstream:servers:meta", "10.0.0.3:1", "{}"]);
+        sim.run(4 * INTERVAL);
+        sim.works();
+        sim.redis.cli(&["DEL", "upstream:sync:run", "upstream:servers:meta"]);
+        sim.run(4 * INTERVAL);
+        sim.works();
+        sim.nodes[0].release(flight);
+        let denied = sim.redis.cli(&["ACL", "LOG"]);
+        assert_eq!(denied.is_empty(), !info.is_empty(), "{denied}");
+    }
+}
