@@ -182,6 +182,10 @@ subtest 'what does not go together' => sub {
         bad("$name without a value", "invalid number of arguments in \"$name\" directive: it takes one", $URL, "$name;");
         bad("$name with two", "invalid number of arguments in \"$name\" directive: it takes one", $URL, "$name a b;");
     }
+    my $second = "}\nregistry second 128k {";
+    bad('two registries with the same keys', qr/^registry "main" in \S+:\d+ has the same Redis and the same "redis_prefix".*another redis_prefix/, $URL, $second, $URL);
+    good('two with keys of their own', $URL, $second, $URL, 'redis_prefix second;');
+    good('two in different databases', $URL, $second, 'redis redis://127.0.0.1:6379/1;');
     bad('redis twice', '"redis" directive is duplicate', $URL, "redis redis://:$SECRET\@127.0.0.2;");
     bad('redis without a value', 'invalid number of arguments in "redis" directive: it takes one', 'redis;');
     bad('redis with two', 'invalid number of arguments in "redis" directive: it takes one', "redis redis://:$SECRET\@127.0.0.1 redis://127.0.0.2;");

@@ -5,7 +5,10 @@
 
 use super::saved::Copied;
 use super::{Now, Registry, SpaceName, member};
-use crate::shm::Server;
+use crate::shm::{Server, flag};
+
+/// Up to so many nodes are few: see [`flag::MANY_NODES`].
+const FEW: u32 = 4;
 
 /// Changes smaller than this, in thousandths of a request, are not told.
 const SMALL: u32 = 100;
@@ -65,7 +68,8 @@ impl Registry<'_> {
     ) {
         let high = self.g.header.high_water;
         let end = high.min(round.next.saturating_add(slots));
-        let steps = self.g.header.shared.nodes.max(1).saturating_mul(2);
+        let nodes = self.g.header.shared.nodes.max(1);
+        let steps = nodes.saturating_mul(2);
         for slot in round.next..end {
             let s = &mut self.g.servers[slot as usize];
             if s.live == 0 {
@@ -82,7 +86,11 @@ impl Registry<'_> {
             let told = s.told_mean;
             let news = mean.abs_diff(told) >= SMALL.max(told / 32) || (mean == 0 && told > 0);
             let mean = if news { mean } else { told };
-            let before = s.others_damped;
+            let (before, flags) = (s.others_damped, s.flags);
+            s.flags &= !flag::MANY_NODES;
+            if nodes > FEW {
+                s.flags |= flag::MANY_NODES;
+            }
             s.others_damped = if round.at_once {
                 s.others
             } else if s.others > before {
@@ -91,7 +99,7 @@ impl Registry<'_> {
                 before - (before - s.others).div_ceil(steps)
             };
             s.told_mean = mean;
-            if s.others_damped != before {
+            if (s.others_damped, s.flags) != (before, flags) {
                 member::reclassify(&mut self.g, slot);
             }
             if news || (round.all && mean > 0) {

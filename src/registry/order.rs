@@ -62,16 +62,20 @@ impl Order {
 /// denominators up to [`super::WEIGHT_MAX`] differ by more than one unit. Those of other nodes come
 /// in 1/256.
 pub(super) fn load(s: &Server) -> u64 {
-    // Rounded to whole requests, at another place on each node and for each server. Exact fractions
-    // would break the ties of all nodes alike, and send all their odd requests to the same server;
-    // equally rounded ones would move all nodes at once.
-    let place = s.started_mono.wrapping_add(s.number).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
-    let others = (u64::from(s.others_damped) + place) >> 8;
-    let requests = u64::from(s.conns) + others;
-    if s.warmth > 0 {
-        return slow_load(s, requests << 8);
+    let mut others = u64::from(s.others_damped);
+    if s.flags & flag::MANY_NODES != 0 {
+        // Rounded to whole requests, at another place on each node and for each server. Exact
+        // fractions would break the ties of all nodes alike, and send all their odd requests to the
+        // same server; equally rounded ones would move all nodes at once. Of few nodes the odd
+        // requests are few, and exact fractions are the fairest.
+        let place = s.started_mono.wrapping_add(s.number).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+        others = (others + place) & !0xff;
     }
-    ((requests << 32) / u64::from(s.weight.max(1))).min(STANDBY - 1)
+    let requests = (u64::from(s.conns) << 8) + others;
+    if s.warmth > 0 {
+        return slow_load(s, requests);
+    }
+    ((requests << 24) / u64::from(s.weight.max(1))).min(STANDBY - 1)
 }
 
 #[cold]

@@ -171,8 +171,18 @@ impl Registry<'_> {
         remove(&mut self.g, slot, List::Queued);
     }
 
-    /// Redis is to be told again of a departed server.
+    /// Redis is to be told again of a departed server, unless it is there again.
     pub(super) fn requeue_departed(&mut self, slot: u32) {
+        let s = self.g.servers[slot as usize];
+        let space = departed_space(&s);
+        let space = SpaceName::new(super::news::trimmed(&space).as_bytes());
+        let there = space.and_then(|name| self.find_space(name)).is_some_and(|space| {
+            self.find_name(space.slot, &s.name[..usize::from(s.name_len)]).is_some()
+        });
+        if there {
+            self.forget_departed(slot);
+            return;
+        }
         remove(&mut self.g, slot, List::Kept);
         self.tell_all(slot);
     }

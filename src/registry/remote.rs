@@ -368,7 +368,13 @@ impl Registry<'_> {
         let end = self.g.header.high_water.min(next.saturating_add(slots));
         for slot in *next..end {
             let s = &mut self.g.servers[slot as usize];
-            if s.live != 0 && s.flags & flag::STATIC == 0 {
+            if s.live != 0 && s.flags & flag::STATIC == 0 && unseen == Unseen::Wipe {
+                // The wipe has marked those that it meant. The others came since: if Redis has lost
+                // something meanwhile, they are told again.
+                if s.flags & flag::UNSEEN == 0 {
+                    self.tell_all(slot);
+                }
+            } else if s.live != 0 && s.flags & flag::STATIC == 0 {
                 s.flags |= flag::UNSEEN;
                 if let Unseen::Drop(remembered) = unseen
                     && s.pending & pending::ADD != 0
@@ -438,8 +444,10 @@ impl Registry<'_> {
             if s.live != 0 && s.flags & flag::STATIC == 0 {
                 self.g.servers[slot as usize].record_version = 0;
                 if later && s.pending & pending::ADD != 0 {
+                    self.g.servers[slot as usize].flags &= !flag::UNSEEN;
                     self.tell_all(slot);
                 } else {
+                    self.g.servers[slot as usize].flags |= flag::UNSEEN;
                     self.nothing_pending(slot);
                 }
             } else if s.is_departed() {

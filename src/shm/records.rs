@@ -63,6 +63,8 @@ pub mod flag {
     pub const AFAR: u32 = 1 << 10;
     /// Scratch mark of a snapshot from Redis: not yet found in it.
     pub const UNSEEN: u32 = 1 << 11;
+    /// So many nodes share the server that their ties are broken apart: see `registry::order`.
+    pub const MANY_NODES: u32 = 1 << 13;
     /// It was removed, and the slot is kept to tell Redis so, and for a while after. It is not `live`
     /// then; its namespace stands in `route` and `label`.
     pub const DEPARTED: u32 = 1 << 12;

@@ -259,6 +259,9 @@ end
 -- With each comes the record's version, but with REMOVED how long ago that was.
 local DONE, UNKNOWN, REMOVED, ALIVE = 1, 0, 2, 3
 local fixes = {}
+-- Ages that are told at different times differ by so many milliseconds from what they are. What is as
+-- close together as that is taken in the order in which it is told.
+local ALIKE = 10
 -- When it was told: ages count from then.
 local told = math.min(now, q.sent or now)
 
@@ -275,7 +278,8 @@ local function change(o)
   local r = record(m)
   local added = o.add and told - o.add
   if r and r.x then
-    if not added or added < r.x then return REMOVED, math.max(0, now - r.x) end
+    if not added or added < r.x - ALIKE then return REMOVED, math.max(0, now - r.x) end
+    added = math.max(added, r.x)
     call('ZREM', S .. 'graves', m)
     r = nil
   end
@@ -373,7 +377,7 @@ local function remove(o)
   if not r then
     -- Redis has lost it. Another node may not have heard of the removal, and bring the server back.
     r = { a = 0 }
-  elseif at < r.a then
+  elseif at < r.a - ALIKE then
     -- Registered again since.
     fixes[#fixes + 1] = m
     return DONE, r.v

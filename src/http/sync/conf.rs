@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ngx::ffi::ngx_conf_t;
 
+use crate::http::main_conf::MainConf;
 use crate::http::settings::Words;
 use crate::http::zone::ZoneConf;
 use crate::nginx::conf::{self, Outcome};
@@ -123,7 +124,21 @@ pub(in crate::http) fn finish(cf: *mut ngx_conf_t, zone: &mut ZoneConf) -> Resul
         None => endpoint,
         Some(path) => with_certificates(cf, endpoint, path)?,
     };
+    let shown = endpoint.to_string();
     zone.redis.endpoint = Some(endpoint);
+    let main = MainConf::of_conf(cf).ok_or(conf::ERROR)?;
+    let prefix = zone.redis.prefix();
+    let other = main.zones.iter().find(|other| {
+        let same = other.redis.endpoint.as_ref().is_some_and(|e| e.to_string() == shown);
+        same && other.redis.prefix() == prefix
+    });
+    if let Some(other) = other {
+        let (name, place) = (&other.name, &other.place);
+        return refuse(format_args!(
+            "registry \"{name}\" in {place} has the same Redis and the same \"redis_prefix\": they \
+             would have the same servers; give one of them another redis_prefix"
+        ));
+    }
     if zone.redis.node.is_none() {
         zone.redis.node = Some(default_node(cf));
     }

@@ -1,6 +1,6 @@
 //! Servers that are not heard of, and commands that come late.
 
-use super::super::sim::{Cable, INTERVAL, Key, Member, Sim, TIMEOUT};
+use super::super::sim::{Cable, Key, Member, Sim, TIMEOUT};
 use super::*;
 use crate::registry::{OnExpire, State};
 
