@@ -6,7 +6,9 @@ use std::hint::black_box;
 use std::net::Ipv4Addr;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use ngx_http_upstream_registry_module::balance::{LeastConn, Policy, RoundRobin};
+use ngx_http_upstream_registry_module::balance::{
+    LeastConn, Policy, Random, RandomTwo, RoundRobin, mix,
+};
 use ngx_http_upstream_registry_module::registry::{
     Address, Choice, Events, Now, OnDuplicate, OnExpire, Registration, Registry, Rules, SpaceName,
     Target, Verdict,
@@ -29,7 +31,7 @@ const IN_FLIGHT: usize = 64;
 
 fn choice(c: &mut Criterion) {
     let mut group = c.benchmark_group("choice and release");
-    for policy in [&LeastConn as &dyn Policy, &RoundRobin] {
+    for policy in [&LeastConn as &dyn Policy, &RoundRobin, &Random, &RandomTwo] {
         for n in [3u32, 100, 1_000, 10_000] {
             let id = BenchmarkId::new(policy.name(), n);
             group.bench_with_input(id, &n, |b, n| run(b, policy, *n));
@@ -53,10 +55,13 @@ fn run(b: &mut criterion::Bencher<'_>, policy: &dyn Policy, n: u32) {
     let space = registry.find_space(name).expect("the namespace");
     drop(registry);
 
-    let choice = Choice { space, policy, tried: &[], warm: &[], again: None };
     let mut target = Target::NONE;
     let mut flights = VecDeque::with_capacity(IN_FLIGHT + 1);
+    let mut requests = 0;
     let mut step = || {
+        requests += 1;
+        let seed = Some(mix(requests));
+        let choice = Choice { space, policy, tried: &[], warm: &[], seed, again: None };
         let mut registry = Registry::lock(&zone).expect("the lock");
         let (flight, _) = registry
             .take(&mut worker, &choice, &RULES, NOW, &mut target, &mut events)

@@ -325,7 +325,14 @@ impl Sim {
         while self.flights.len() < busy {
             let mut registry = Registry::lock(&self.zone).expect("the lock");
             let Some(space) = registry.find_space(space()) else { return };
-            let choice = Choice { space, policy: &LeastConn, tried: &[], warm: &[], again: None };
+            let choice = Choice {
+                space,
+                policy: &LeastConn,
+                tried: &[],
+                warm: &[],
+                seed: None,
+                again: None,
+            };
             let events = &mut self.node.events;
             match registry.take(&mut self.worker, &choice, &RULES, now, &mut target, events) {
                 Ok((flight, _)) => self.flights.push_back(flight),

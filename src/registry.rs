@@ -32,6 +32,7 @@ mod statics;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod view;
 mod warm;
 mod worker;
@@ -44,7 +45,7 @@ pub use life::{Afar, Change, OnDuplicate, OnExpire, Registration, Rules, Watch, 
 pub use means::Round;
 pub use network::{Network, NetworkError};
 pub use news::{News, Outcome, Ticket, What};
-pub use order::{Group, Order, Ready};
+pub use order::{Group, Order, Pick, Ready};
 pub use remote::{AWAY_TOO_LONG, LiveRecord, Record, RecordState, Unseen, WIPED, Wipe};
 pub use saved::{Copied, Merge, SavedServer, Snapshot, Source, SwitchedOff};
 pub use space::{SpaceName, SpaceRef};

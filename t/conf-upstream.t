@@ -441,7 +441,7 @@ upstream backend {
     registry main;
     registry_balance fastest;
 }
---- refused: invalid balancing method "fastest": it may be least_conn, least_conn warm or round_robin... in FILE:4
+--- refused: invalid balancing method "fastest": it may be least_conn, least_conn warm, round_robin, random or random two... in FILE:4
 
 
 
@@ -449,7 +449,7 @@ upstream backend {
 --- conf
 registry main 128k { }
 upstream backend { registry main; registry_balance round_robin two; }
---- refused: invalid balancing method "round_robin two": it may be least_conn, least_conn warm or round_robin... in FILE:2
+--- refused: invalid balancing method "round_robin two": it may be least_conn, least_conn warm, round_robin, random or random two... in FILE:2
 
 
 

@@ -19,12 +19,14 @@ my $node = RegistryTest->fault(
         registry brief 256k { heartbeat_ttl ${TTL}ms; cleanup_interval 1h; }
         upstream backend { registry main; keepalive 4; }
         upstream round { registry main namespace=backend; registry_balance round_robin; }
+        upstream drawn { registry main namespace=backend; registry_balance random; }
         upstream brief { registry brief; server $backends[0]->{host}:$backends[0]->{port}; }
         proxy_http_version 1.1; proxy_set_header Connection ''; proxy_buffering off;",
     server => 'location /upstream/ { registry_api main; }
         location /brief/ { registry_api brief; }
         location / { proxy_pass http://backend; add_header X-Worker $pid; }
         location /round { proxy_pass http://round; }
+        location /drawn { proxy_pass http://drawn; }
         location /silent { proxy_pass http://brief; }',
 );
 my %NS = (ns => 'backend');
@@ -56,7 +58,7 @@ sub changes {
         $post->('add', %fresh, weight => 1000, max_conns => 0),
         map({ sub { $node->get('/') } } 1 .. 3),
         $post->('remove', %fresh),
-        map({ my $uri = $_; sub { $node->get($uri) } } ('/') x 3, '/round', '/?status=503'),
+        map({ my $uri = $_; sub { $node->get($uri) } } ('/') x 3, '/round', '/drawn', '/?status=503'),
         $post->('cleanup'),
     );
 }

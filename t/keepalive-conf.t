@@ -495,7 +495,7 @@ upstream backend {
 --- conf
 registry main 128k { }
 upstream backend { registry main; registry_keepalive 4; registry_balance round_robin warm; }
---- refused: invalid balancing method "round_robin warm": it may be least_conn, least_conn warm or round_robin in FILE:2
+--- refused: invalid balancing method "round_robin warm": it may be least_conn, least_conn warm, round_robin, random... in FILE:2
 
 
 
@@ -503,4 +503,4 @@ upstream backend { registry main; registry_keepalive 4; registry_balance round_r
 --- conf
 registry main 128k { }
 upstream backend { registry main; registry_keepalive 4; registry_balance least_conn warm warm; }
---- refused: invalid balancing method "least_conn warm warm": it may be least_conn, least_conn warm or round_robin in FILE:2
+--- refused: invalid balancing method "least_conn warm warm": it may be least_conn, least_conn warm, round_robin, random... in FILE:2

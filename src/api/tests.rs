@@ -371,7 +371,7 @@ fn occupy(site: &Site) -> (crate::registry::Worker, crate::registry::Flight) {
     let mut worker = registry.join(1);
     let space = registry.find_space(SpaceName::new(b"a").unwrap()).unwrap();
     let policy = crate::balance::POLICIES[0];
-    let choice = Choice { space, policy, tried: &[], warm: &[], again: None };
+    let choice = Choice { space, policy, tried: &[], warm: &[], seed: None, again: None };
     let (mut target, mut events) = (Target::NONE, Events::default());
     let taken = registry.take(&mut worker, &choice, &RULES, site.now, &mut target, &mut events);
     (worker, taken.unwrap().0)

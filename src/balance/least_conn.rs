@@ -1,7 +1,7 @@
 //! The server with the fewest requests for its weight; ties go round, by weight.
 
 use super::Policy;
-use crate::registry::{Order, Ready};
+use crate::registry::{Order, Pick, Ready};
 
 /// `registry_balance least_conn`, the default.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ impl Policy for LeastConn {
     }
 
     #[inline]
-    fn pick(&self, ready: &Ready<'_>) -> Option<u32> {
+    fn pick(&self, ready: &Ready<'_>) -> Option<Pick> {
         ready.first(Order::Load)
     }
 }
@@ -41,7 +41,7 @@ impl Policy for LeastConnWarm {
     }
 
     #[inline]
-    fn pick(&self, ready: &Ready<'_>) -> Option<u32> {
+    fn pick(&self, ready: &Ready<'_>) -> Option<Pick> {
         ready.warm(Order::Load).or_else(|| ready.first(Order::Load))
     }
 }

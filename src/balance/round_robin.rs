@@ -2,7 +2,7 @@
 //! its five requests in a row.
 
 use super::Policy;
-use crate::registry::{Order, Ready};
+use crate::registry::{Order, Pick, Ready};
 
 /// `registry_balance round_robin`.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ impl Policy for RoundRobin {
     }
 
     #[inline]
-    fn pick(&self, ready: &Ready<'_>) -> Option<u32> {
+    fn pick(&self, ready: &Ready<'_>) -> Option<Pick> {
         ready.first(Order::Turn)
     }
 }

@@ -13,11 +13,12 @@ use super::keepalive::Hold;
 use super::upstream::{Namespace, UpstreamConf};
 use super::worker::{Local, now, report};
 use super::zone::ZoneConf;
+use crate::balance::Seed;
 use crate::nginx::connection::Shape;
 use crate::nginx::log::log;
 use crate::nginx::peer::{SocketAddress, point, went_stale};
 use crate::nginx::request::{self, log_of};
-use crate::nginx::{border, conf, pool};
+use crate::nginx::{border, conf, pool, process};
 use crate::registry::{
     Choice, Flight, Nobody, Registry, Released, SpaceName, SpaceRef, Target, Verdict,
 };
@@ -260,6 +261,10 @@ fn take(
         _ => None,
     };
     p.variable = variable.map(NonNull::from);
+    let seed = match upstream.policy.seed() {
+        Seed::Nothing => None,
+        Seed::Random => Some(process::random()),
+    };
     let mut hands = local.hands();
     let hands = &mut *hands;
     let Some(worker) = hands.worker.as_mut() else { return Err(gone) };
@@ -287,7 +292,7 @@ fn take(
         _ => &[],
     };
     let tried = p.tried();
-    let choice = Choice { space, policy: upstream.policy, tried, warm, again };
+    let choice = Choice { space, policy: upstream.policy, tried, warm, seed, again };
     let taken = registry.take(worker, &choice, &zone.rules, now(), target, &mut hands.events);
     drop(registry);
     report(zone, pc.log, &mut hands.events);

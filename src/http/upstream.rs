@@ -233,18 +233,11 @@ pub(super) unsafe extern "C" fn cmd_set_balance(
                 return conf::DUPLICATE;
             }
             let words: Vec<_> = conf::words(cf)[1..].iter().map(ToString::to_string).collect();
-            let method = words.join(" ");
-            let Some(policy) = balance::by_name(&method) else {
-                let [names @ .., last] = balance::POLICIES.map(Policy::name);
-                let names = names.join(", ");
-                return conf::refuse(
-                    cf,
-                    format_args!(
-                        "invalid balancing method \"{method}\": it may be {names} or {last}"
-                    ),
-                );
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            upstream.policy = match balance::parse(&words) {
+                Ok(policy) => policy,
+                Err(why) => return conf::refuse(cf, format_args!("{why}")),
             };
-            upstream.policy = policy;
             upstream.balance_place = Some(conf::place(cf));
             register(cf, upstream).err().unwrap_or(conf::OK)
         },

@@ -49,6 +49,15 @@ pub(crate) fn host_and_prefix(cf: *mut ngx_conf_t) -> (String, String) {
     unsafe { ((*(*cf).cycle).hostname.to_string(), (*(*cf).cycle).prefix.to_string()) }
 }
 
+/// A random number. In glibc `rand` is the generator behind `random`, which nginx uses too and seeds
+/// in each worker when it starts.
+#[inline]
+pub(crate) fn random() -> u64 {
+    // SAFETY: glibc's generator has a lock of its own.
+    let half = || unsafe { libc::rand() } as u64;
+    half() << 32 ^ half()
+}
+
 /// This process's id.
 pub(crate) fn pid() -> u32 {
     // SAFETY: set once when the process starts.

@@ -2,7 +2,7 @@
 
 use super::member::{classify, standing};
 use super::order::Standing;
-use super::{Registry, heap, space};
+use super::{Registry, heap, space, tree};
 use crate::shm::{JOURNAL_EMPTY, NONE, Server, class, flag, space_flag};
 
 /// What is in a zone, added up.
@@ -67,6 +67,7 @@ impl Registry<'_> {
             }
             spaces += 1;
             heap::check(t, i)?;
+            tree::check(t, i)?;
             let name = space::name_of(space);
             let found = super::SpaceName::new(name.as_bytes()).and_then(|n| self.find_space(n));
             if found.map(|f| f.slot) != Some(i) {
@@ -111,10 +112,10 @@ impl Registry<'_> {
             classes[usize::from(class)] += 1;
             let places = t.slots[at as usize].at.iter().filter(|p| **p != NONE).count();
             let wanted = match standing(s, space.members == 1) {
-                Standing::Ready | Standing::Standby => space.orders.count_ones() as usize,
+                Standing::Ready | Standing::Standby => (space.orders & 3).count_ones() as usize,
                 Standing::Failed => 1,
                 Standing::Out => 0,
-            };
+            } + usize::from(tree::belongs(t, s));
             if places != wanted {
                 return Err(format!("{who} of class {class} is in {places} heaps"));
             }

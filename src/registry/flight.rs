@@ -1,9 +1,9 @@
 //! A request's way through the zone: a server is taken, and given back exactly once.
 
-use super::order::{Group, Order, Ready, charge};
+use super::order::{Group, Order, Pick, Ready, charge};
 use super::space::SpaceRef;
 use super::{Event, Events, Happening, Now, Registry, Rules, Worker, member, warm};
-use crate::balance::Policy;
+use crate::balance::{Policy, Seed};
 use crate::idle::ServerKey;
 use crate::shm::{HeapEntry, NAME_MAX, NONE, class, fault, flag, heap as heap_id};
 
@@ -28,6 +28,9 @@ pub struct Choice<'a> {
     /// Servers that come first among equals, if the policy says so: those with connections open to
     /// them.
     pub warm: &'a [ServerKey],
+    /// What a policy draws by, as [`Policy::seed`] says: a random number, or the digest of the
+    /// request's key. `None`: there is no key, or nothing is drawn.
+    pub seed: Option<u64>,
     /// A server whose kept connection turned out dead: it is taken again, if it still may be.
     pub again: Option<Flight>,
 }
@@ -169,6 +172,9 @@ impl Registry<'_> {
         let rules = &self.in_force(rules);
         let space = choice.space.slot;
         self.keep_order(space, choice.policy.order());
+        if choice.policy.seed() != Seed::Nothing {
+            self.keep_tree(space);
+        }
         self.rewind(space);
 
         let dropped = self.drop_expired(space, rules, now, events);
@@ -177,16 +183,18 @@ impl Registry<'_> {
         let mut panic = self.mind_panic(space, rules, events);
 
         let again = choice.again.and_then(|flight| self.still_ready(space, flight));
-        let mut server = match again {
-            Some(server) => Some(server),
+        let mut pick = match again {
+            Some(server) => Some(Pick { server, order: None }),
             None => self.pick(choice, panic, dropped, rules, now, events),
         };
         // Those that it has found to be silent may have been too many.
-        if server.is_none() && !panic && self.mind_panic(space, rules, events) {
+        if pick.is_none() && !panic && self.mind_panic(space, rules, events) {
             panic = true;
-            server = self.pick(choice, panic, dropped, rules, now, events);
+            pick = self.pick(choice, panic, dropped, rules, now, events);
         }
-        let Some(server) = server else { return Err(self.nobody(space, choice.tried)) };
+        let Some(Pick { server, order }) = pick else {
+            return Err(self.nobody(space, choice.tried));
+        };
 
         let eligible = self.eligible(space, choice.policy.order(), panic);
         self.count_time(server, now);
@@ -195,8 +203,10 @@ impl Registry<'_> {
         let t = &mut *self.g;
         // A turn is for a request, not for a try: else a server that fails again and again would be
         // the first that each request goes to.
-        if choice.tried.is_empty() && again.is_none() {
-            charge(t, server, choice.policy.order());
+        if let Some(order) = order
+            && choice.tried.is_empty()
+        {
+            charge(t, server, order);
             fault::point!("take.charged");
         }
         let s = &mut t.servers[server as usize];
@@ -323,29 +333,30 @@ impl Registry<'_> {
         rules: &Rules,
         now: Now,
         events: &mut Events,
-    ) -> Option<u32> {
+    ) -> Option<Pick> {
         let space = choice.space.slot;
         for group in [Group::Primary, Group::Backup] {
             loop {
-                let Choice { tried, warm, .. } = *choice;
-                let ready = Ready { t: &self.g, space, group, tried, warm, panic };
-                let Some(server) = choice.policy.pick(&ready) else { break };
+                let Choice { tried, warm, seed, .. } = *choice;
+                let ready = Ready { t: &self.g, space, group, tried, warm, panic, seed };
+                let Some(pick) = choice.policy.pick(&ready) else { break };
+                let server = pick.server;
                 if panic || !self.is_silent(server, rules, now) {
-                    return Some(server);
+                    return Some(pick);
                 }
                 // Many expired at once and the drops of this choice are used up. The freshest
                 // servers stand at the end of a list: one of them will do until the timer has
                 // taken out the rest.
                 if dropped >= DROPS_A_CHOICE {
                     if let Some(fresh) = self.freshest(choice, group, rules, now) {
-                        return Some(fresh);
+                        return Some(Pick { server: fresh, order: Some(choice.policy.order()) });
                     }
                     if self.g.spaces[space as usize].statics == 0
                         && !self.shares()
                         && self.all_silent(space, rules, now)
                     {
                         // All of them at once: only the counts don't say so yet.
-                        return self.would_panic(space, rules).then_some(server);
+                        return self.would_panic(space, rules).then_some(pick);
                     }
                 }
                 self.expire(server, now, events);

@@ -4,7 +4,8 @@
 //! seven levels deep. A server's position is kept in [`Slots`], so that any server can be moved or
 //! removed in logarithmic time. Each heap is a run of entries ([`Extent`]) that grows by half; when
 //! the table has no room at its end, all runs are pushed together, which moves entries but no
-//! positions, because positions count from the start of a run.
+//! positions, because positions count from the start of a run. The trees (`tree`) are runs of the
+//! same table.
 
 use crate::shm::{Extent, HeapEntry, Key, NONE, Slots, Space, Tables, fault, heap};
 
@@ -12,7 +13,7 @@ const CHILDREN: usize = 4;
 
 /// Which cell of [`Slots::at`] a heap uses. Primaries and backups share one: a server is either.
 pub(super) const fn cell(id: usize) -> usize {
-    id / 2
+    if id == heap::TREE { 3 } else { id / 2 }
 }
 
 /// One heap, seen alone.
@@ -95,7 +96,7 @@ pub(super) fn insert(t: &mut Tables<'_>, space: u32, id: usize, server: u32, key
     t.spaces[space as usize].heaps[id].len += 1;
     fault::point!("heap.longer");
     let extent = t.spaces[space as usize].heaps[id];
-    view(t, extent, id).rise(extent.len as usize - 1, HeapEntry { key, server, unused: 0 });
+    view(t, extent, id).rise(extent.len as usize - 1, HeapEntry { key, server, more: 0 });
     fault::point!("heap.placed");
 }
 
@@ -124,11 +125,11 @@ pub(super) fn update(t: &mut Tables<'_>, space: u32, id: usize, server: u32, key
     if at == NONE || at >= extent.len {
         return;
     }
-    view(t, extent, id).place(at as usize, HeapEntry { key, server, unused: 0 });
+    view(t, extent, id).place(at as usize, HeapEntry { key, server, more: 0 });
 }
 
 /// Makes room for one more entry.
-fn reserve(t: &mut Tables<'_>, space: u32, id: usize) -> bool {
+pub(super) fn reserve(t: &mut Tables<'_>, space: u32, id: usize) -> bool {
     let Extent { start, cap, len } = t.spaces[space as usize].heaps[id];
     if len < cap {
         return true;
@@ -147,7 +148,7 @@ fn reserve(t: &mut Tables<'_>, space: u32, id: usize) -> bool {
     }
     let cap = (len + more).min(total - t.header.heap_used);
     if cap <= len {
-        return false;
+        return make_last(t, space, id);
     }
     let from = t.spaces[space as usize].heaps[id].start as usize;
     let to = t.header.heap_used;
@@ -155,6 +156,30 @@ fn reserve(t: &mut Tables<'_>, space: u32, id: usize) -> bool {
     fault::point!("heap.moved");
     t.spaces[space as usize].heaps[id] = Extent { start: to, cap, len };
     t.header.heap_used += cap;
+    true
+}
+
+/// Lets a run grow in a table that has no room for it and its copy: the run is made the last one,
+/// where it is. To be called after [`compact`].
+fn make_last(t: &mut Tables<'_>, space: u32, id: usize) -> bool {
+    let Extent { start, cap, len } = t.spaces[space as usize].heaps[id];
+    let used = t.header.heap_used;
+    let more = (t.heap.len() as u32 - used).min(len / 2 + 4);
+    if more == 0 {
+        return false;
+    }
+    t.heap[start as usize..used as usize].rotate_left(cap as usize);
+    for i in 0..t.header.space_high_water as usize {
+        let s = &mut t.spaces[i];
+        if s.live != 0 {
+            for run in s.heaps.iter_mut().filter(|run| run.start >= start + cap) {
+                run.start -= cap;
+            }
+        }
+    }
+    let cap = cap + more;
+    t.spaces[space as usize].heaps[id] = Extent { start: used - (cap - more), cap, len };
+    t.header.heap_used = used + more;
     true
 }
 
@@ -183,7 +208,7 @@ fn compact(t: &mut Tables<'_>) {
 /// invariant checks.
 pub(super) fn check(t: &Tables<'_>, i: u32) -> Result<(), String> {
     let s: &Space = &t.spaces[i as usize];
-    for id in 0..heap::COUNT {
+    for id in 0..heap::TREE {
         let Extent { start, cap, len } = s.heaps[id];
         if len > cap || start + cap > t.header.heap_used {
             return Err(format!("heap {id} of namespace {i}: run {start}+{cap} holds {len}"));

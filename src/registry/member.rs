@@ -3,7 +3,7 @@
 use super::address::Address;
 use super::order::{self, Standing, group};
 use super::queue::{self, List};
-use super::{Now, Registry, chain, heap, warm};
+use super::{Now, Registry, chain, heap, tree, warm};
 use crate::shm::{Key, NONE, Server, Tables, class, fault, flag, heap as heap_id};
 
 fn bucket_of(t: &Tables<'_>, server: &Server) -> usize {
@@ -191,6 +191,11 @@ pub(super) fn on_all_nodes(s: &Server) -> u32 {
 
 /// Counts a server into its class and puts it where that class belongs.
 pub(super) fn enter_class(t: &mut Tables<'_>, slot: u32, class: u8) {
+    sort_in(t, slot, class);
+    tree::enter(t, slot);
+}
+
+fn sort_in(t: &mut Tables<'_>, slot: u32, class: u8) {
     let s = &mut t.servers[slot as usize];
     s.class = u32::from(class);
     let group = group(s);
@@ -258,8 +263,10 @@ fn retry_key(s: &Server) -> Key {
     Key { major: s.checked_mono + u64::from(s.fail_timeout_ms) + 1, minor: s.number }
 }
 
-/// Writes a record in one go: cut short, the change is finished by the repair.
-fn journaled(t: &mut Tables<'_>, slot: u32, new: Server) {
+/// Writes a record in one go: cut short, the change is finished by the repair. Returns whether the
+/// weight is another one.
+fn journaled(t: &mut Tables<'_>, slot: u32, new: Server) -> bool {
+    let reweighed = t.servers[slot as usize].weight != new.weight;
     t.header.journal = new;
     fault::point!("journal.written");
     super::repair::before(|| t.header.journal_target = slot);
@@ -275,6 +282,7 @@ fn journaled(t: &mut Tables<'_>, slot: u32, new: Server) {
     fault::point!("journal.copied");
     super::repair::before(|| t.header.journal_target = crate::shm::JOURNAL_EMPTY);
     fault::point!("journal.empty");
+    reweighed
 }
 
 impl Registry<'_> {
@@ -355,6 +363,7 @@ impl Registry<'_> {
         super::repair::before(|| t.servers[slot as usize].live = 0);
         fault::point!("remove.dead");
         leave_class(t, slot);
+        tree::leave(t, slot);
         fault::point!("remove.declassed");
         stale(t, slot);
         fault::point!("remove.stale");
@@ -379,8 +388,11 @@ impl Registry<'_> {
     /// Replaces the fields of a record in one go: cut short, the change is finished by the repair.
     pub(super) fn replace(&mut self, slot: u32, new: Server) {
         let t = &mut *self.g;
-        journaled(t, slot, new);
+        let reweighed = journaled(t, slot, new);
         reclassify(t, slot);
+        if reweighed {
+            tree::enter(t, slot);
+        }
     }
 
     /// As [`Registry::replace`] for a change that may move the server between lists: from the
@@ -388,6 +400,7 @@ impl Registry<'_> {
     pub(super) fn adopt(&mut self, slot: u32, new: Server) {
         let t = &mut *self.g;
         leave_class(t, slot);
+        tree::leave(t, slot);
         stale(t, slot);
         fault::point!("adopt.left");
         let space = new.space as usize;
@@ -459,9 +472,12 @@ impl Registry<'_> {
         let t = &mut *self.g;
         stale(t, slot);
         let Server { fresh_prev, fresh_next, .. } = t.servers[slot as usize];
-        journaled(t, slot, Server { fresh_prev, fresh_next, ..s });
+        let reweighed = journaled(t, slot, Server { fresh_prev, fresh_next, ..s });
         freshen(t, slot);
         reclassify(t, slot);
+        if reweighed {
+            tree::enter(t, slot);
+        }
         warm::note(t, slot);
         self.touch(s.space);
     }

@@ -8,8 +8,8 @@
 use std::collections::BinaryHeap;
 
 use super::Registry;
-use super::heap;
 use super::member::standing;
+use super::{heap, tree};
 use crate::idle::ServerKey;
 use crate::shm::{HeapEntry, Key, NONE, Server, Space, Tables, class, flag};
 
@@ -42,8 +42,8 @@ pub enum Group {
 pub(super) const ORDERS: [Order; 2] = [Order::Load, Order::Turn];
 
 impl Order {
-    pub(super) const fn bit(self) -> u32 {
-        1 << self as u32
+    pub(super) const fn bit(self) -> u8 {
+        1 << self as u8
     }
 
     pub(super) const fn heap(self, group: Group) -> usize {
@@ -226,6 +226,22 @@ pub(super) fn hasten(t: &mut Tables<'_>, server: u32) {
     }
 }
 
+/// A server that a policy has picked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pick {
+    /// Its slot.
+    pub server: u32,
+    /// The order that it was the first of: it is charged a turn there. `None`: it was drawn.
+    pub order: Option<Order>,
+}
+
+impl Pick {
+    /// One that is drawn, and charged no turn.
+    pub fn drawn(server: u32) -> Self {
+        Self { server, order: None }
+    }
+}
+
 /// The ready servers of one group of a namespace, as a policy sees them.
 pub struct Ready<'a> {
     pub(super) t: &'a Tables<'a>,
@@ -237,6 +253,8 @@ pub struct Ready<'a> {
     pub(super) warm: &'a [ServerKey],
     /// Those on standby count as ready.
     pub(super) panic: bool,
+    /// What the policy draws by: see [`Choice::seed`](super::Choice::seed).
+    pub(super) seed: Option<u64>,
 }
 
 impl Ready<'_> {
@@ -254,16 +272,18 @@ impl Ready<'_> {
     ///
     /// Costs as many steps as tried servers stand before it.
     #[inline]
-    pub fn first(&self, order: Order) -> Option<u32> {
+    pub fn first(&self, order: Order) -> Option<Pick> {
         if self.panic {
-            return self.head(order).map(|(_, server)| server);
+            let (_, server) = self.head(order)?;
+            return Some(Pick { server, order: Some(order) });
         }
         let entries = heap::entries(self.t, self.space, order.heap(self.group));
         let root = entries.first().filter(|root| !is_standby(root.key))?.server;
-        if self.untried(root) {
-            return Some(root);
-        }
-        self.next_best(order.heap(self.group), false).map(|best| best.server)
+        let server = match self.untried(root) {
+            true => root,
+            false => self.next_best(order.heap(self.group), false)?.server,
+        };
+        Some(Pick { server, order: Some(order) })
     }
 
     /// The first of an order that has not been tried, those on standby included among the primaries,
@@ -282,7 +302,7 @@ impl Ready<'_> {
 
     /// One of the warm servers, if it stands at the head of an order but for its turn, and has not
     /// been tried.
-    pub fn warm(&self, order: Order) -> Option<u32> {
+    pub fn warm(&self, order: Order) -> Option<Pick> {
         let least = if self.panic {
             self.head(order)?.0.major
         } else {
@@ -299,7 +319,36 @@ impl Ready<'_> {
                     && self.untried(warm.slot)
             })
         };
-        self.warm.iter().find(fits).map(|warm| warm.slot)
+        let warm = self.warm.iter().find(fits)?;
+        Some(Pick { server: warm.slot, order: Some(order) })
+    }
+
+    /// What is drawn by: see [`Choice::seed`](super::Choice::seed).
+    #[inline]
+    pub fn seed(&self) -> Option<u64> {
+        self.seed
+    }
+
+    /// Draws a server by weight, with a number that is spread over 64 bits. `None` when the one drawn
+    /// has been tried, or in a panic is not eligible, and when there are only backups: the caller may
+    /// try another number.
+    pub fn draw(&self, number: u64) -> Option<u32> {
+        self.drawn(number, true)
+    }
+
+    /// Requests on a server for its weight, as [`Order::Load`] compares them.
+    pub fn load(&self, server: u32) -> u64 {
+        load(&self.t.servers[server as usize])
+    }
+
+    fn drawn(&self, number: u64, of_ready: bool) -> Option<u32> {
+        if self.group == Group::Backup {
+            return None;
+        }
+        // Those on standby are among all.
+        let server = tree::read(self.t, self.space).draw(number, of_ready && !self.panic)?;
+        let s = &self.t.servers[server as usize];
+        (self.may_take(s, server) && self.untried(server)).then_some(server)
     }
 
     /// Whether a server is of those that may be chosen, tried or not.

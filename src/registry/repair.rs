@@ -52,9 +52,9 @@ impl Registry<'_> {
                 live: 1,
                 generation: s.generation,
                 flags: s.flags,
-                orders: s.orders & 3,
+                orders: s.orders & 7,
                 version: s.version + 1,
-                name_len: s.name_len.min(crate::shm::SPACE_NAME_MAX as u32),
+                name_len: s.name_len.min(crate::shm::SPACE_NAME_MAX as u8),
                 name: s.name,
                 heaps: [Extent::default(); heap_id::COUNT],
                 ..space::EMPTY

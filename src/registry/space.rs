@@ -35,7 +35,7 @@ pub struct SpaceRef {
 
 /// The name of a record.
 pub(super) fn name_of(space: &Space) -> &str {
-    let len = (space.name_len as usize).min(SPACE_NAME_MAX);
+    let len = usize::from(space.name_len).min(SPACE_NAME_MAX);
     std::str::from_utf8(&space.name[..len]).unwrap_or_default()
 }
 
@@ -129,7 +129,7 @@ impl Registry<'_> {
             live: 0,
             generation: space.generation,
             name: bytes,
-            name_len: name.0.len() as u32,
+            name_len: name.0.len() as u8,
             ..EMPTY
         };
         super::repair::before(|| t.spaces[slot as usize].live = 1);
@@ -217,7 +217,7 @@ pub(super) const EMPTY: Space = Space {
     classes: [0; crate::shm::class::COUNT],
     ready: [0; 2],
     common_weight: NONE,
-    unused: 0,
+    root: NONE,
     turn: [0; 4],
     heaps: [crate::shm::Extent { start: 0, cap: 0, len: 0 }; crate::shm::heap::COUNT],
     name: [0; SPACE_NAME_MAX],

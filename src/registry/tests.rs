@@ -1,6 +1,7 @@
 //! Rules of a server's life, each as a sentence; crashes; and random histories against a model.
 
 mod crash;
+mod draw;
 mod fuzz;
 mod history;
 mod life;
@@ -14,7 +15,7 @@ mod warm;
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::balance::{LeastConn, Policy, RoundRobin};
+use crate::balance::{LeastConn, Policy, Random, RandomTwo, RoundRobin};
 use crate::shm::Zone;
 use crate::shm::testing::zone;
 
@@ -34,6 +35,8 @@ struct Bench {
     rules: Rules,
     now: Now,
     events: Events,
+    /// How often a number was drawn.
+    draws: u64,
 }
 
 fn space() -> SpaceName<'static> {
@@ -58,6 +61,7 @@ impl Bench {
             rules: RULES,
             now: Now { mono: 1_000_000, wall: 1_700_000_000_000 },
             events: Events::default(),
+            draws: 0,
         }
     }
 
@@ -123,10 +127,20 @@ impl Bench {
     }
 
     fn take_by(&mut self, policy: &dyn Policy, tried: &[u64]) -> Result<(Flight, u16), Nobody> {
+        self.draws += 1;
+        self.take_with(policy, Some(crate::balance::mix(self.draws)), tried)
+    }
+
+    fn take_with(
+        &mut self,
+        policy: &dyn Policy,
+        seed: Option<u64>,
+        tried: &[u64],
+    ) -> Result<(Flight, u16), Nobody> {
         let Some(space) = self.found() else {
             return Err(Nobody { no_namespace: true, ..Nobody::default() });
         };
-        let choice = Choice { space, policy, tried, warm: &[], again: None };
+        let choice = Choice { space, policy, tried, warm: &[], seed, again: None };
         let mut target = Target::NONE;
         let (flight, _) = Registry::lock(self.zone).unwrap().take(
             &mut self.worker,

@@ -6,7 +6,7 @@ use super::records::{Header, HeapEntry, LedgerEntry, Server, Slots, Space, Worke
 
 /// Version of the layout: a zone made by other code is not read, its successor copies from it only
 /// when this number is the same.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// The smallest useful arena, in bytes.
 pub const MIN_ARENA: usize = 96 * 1024;
@@ -82,10 +82,10 @@ impl Layout {
             // what aligning the tables can cost
             + 10 * align_of::<Server>();
 
-        // Index indexes must stay below NONE with room to spare.
+        // Nodes of a tree name servers and each other in 20 bits.
         let servers = ((size - fixed) * SERVERS_PER_SPACE
             / (Self::bytes_per_server() * SERVERS_PER_SPACE))
-            .min(1 << 24);
+            .min((1 << 20) - 1);
         let spaces = SPARE + servers / SERVERS_PER_SPACE;
         let heap = SPARE + servers * HEAP_PER_SERVER;
         let ledger = SPARE + servers * LEDGER_PER_SERVER;

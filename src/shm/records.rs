@@ -109,9 +109,9 @@ pub const AGES: u64 = 1 << 42;
 /// Bits of [`Space::flags`].
 pub mod space_flag {
     /// Named in the configuration: stays when its last server goes.
-    pub const CONFIGURED: u32 = 1;
+    pub const CONFIGURED: u16 = 1;
     /// So many servers are out at once that requests go to all of them: see `registry::panic`.
-    pub const PANIC: u32 = 1 << 1;
+    pub const PANIC: u16 = 1 << 1;
 }
 
 /// Values of [`Server::disabled_reason`].
@@ -135,8 +135,10 @@ pub mod heap {
     pub const TURN: usize = 2;
     /// Failed servers by the time when they may be tried again; those that are expired as well too.
     pub const RETRY: usize = 4;
-    /// Number of heaps.
-    pub const COUNT: usize = 5;
+    /// No heap, but a run of the same table: all primary servers as a tree, see `registry::tree`.
+    pub const TREE: usize = 5;
+    /// Number of runs.
+    pub const COUNT: usize = 6;
 }
 
 /// Bits of [`Header::dirty`].
@@ -314,15 +316,15 @@ pub struct Space {
     /// Grows each time the slot is freed.
     pub generation: u32,
     /// [`space_flag`] bits.
-    pub flags: u32,
-    /// Which orders are kept: bit 0 load, bit 1 turn.
-    pub orders: u32,
-    /// Grows with each change but counts and heartbeats.
-    pub version: u64,
+    pub flags: u16,
+    /// Which orders are kept: bit 0 load, bit 1 turn, bit 2 the tree.
+    pub orders: u8,
+    /// Length of `name`.
+    pub name_len: u8,
     /// Next in the hash chain, or in the list of free ones.
     pub hash_next: u32,
-    /// Length of `name`.
-    pub name_len: u32,
+    /// Grows with each change but counts and heartbeats.
+    pub version: u64,
     /// First of the servers, in the order of their numbers.
     pub member_head: u32,
     /// Last of the servers.
@@ -342,8 +344,8 @@ pub struct Space {
     /// The weight of all servers that were ready since there was none: [`NONE`] before the first,
     /// 0 when they differ.
     pub common_weight: u32,
-    /// Keeps what follows aligned to 8.
-    pub unused: u32,
+    /// The root of the tree, as a position in its run.
+    pub root: u32,
     /// Virtual time of each order, for primaries and backups: see `registry::order`.
     pub turn: [u64; 4],
     /// The heaps.
@@ -481,16 +483,14 @@ pub struct Server {
     pub health_path: [u8; 48],
 }
 
-/// Where a server stands in the heaps: positions, [`NONE`] when in none.
+/// Where a server stands in the heaps and the tree: positions, [`NONE`] when in none.
 ///
 /// Apart from the records, because a heap that moves its entries touches many of these.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Slots {
-    /// In the load, turn and retry heaps.
-    pub at: [u32; 3],
-    /// Keeps a slot at 16 bytes.
-    pub unused: u32,
+    /// In the load, turn and retry heaps, and in the tree.
+    pub at: [u32; 4],
 }
 
 /// What a heap is ordered by: `major`, then `minor`.
@@ -511,8 +511,8 @@ pub struct HeapEntry {
     pub key: Key,
     /// The server's slot.
     pub server: u32,
-    /// Keeps an entry at 24 bytes.
-    pub unused: u32,
+    /// Used by the nodes of trees alone, which give the other fields a meaning of their own.
+    pub more: u32,
 }
 
 /// The requests that one worker has on one server.

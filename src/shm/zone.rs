@@ -272,7 +272,7 @@ impl Tables<'_> {
     pub fn link_free_lists(&mut self) {
         self.space_index.fill(NONE);
         self.server_index.fill(NONE);
-        self.slots.fill(Slots { at: [NONE; 3], unused: 0 });
+        self.slots.fill(Slots { at: [NONE; 4] });
 
         let mut next = NONE;
         for (i, space) in self.spaces.iter_mut().enumerate().rev() {

@@ -14,6 +14,7 @@ fn what_a_killed_worker_carried_is_taken_back() {
             rules: RULES,
             now: b.now,
             events: Events::default(),
+            draws: 0,
         };
         for _ in 0..7 {
             other.take().unwrap();

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::model::{self, Model, Models};
 use super::*;
+use crate::balance::POLICIES;
 use crate::shm::testing::{cases, dies_after, killed_after};
 
 /// At most 8, so that one choice may let all of them be tried again, or drop all of them.
@@ -29,7 +30,7 @@ enum Op {
     Reset,
     Take {
         worker: usize,
-        round_robin: bool,
+        policy: usize,
         retries: usize,
     },
     Release(usize, Verdict),
@@ -92,8 +93,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (PORTS, 0..5u32).prop_map(|(n, w)| Op::Weight(n, w)),
         2 => PORTS.prop_map(Op::Drain),
         1 => Just(Op::Reset),
-        24 => (0..WORKERS, any::<bool>(), 0..3usize)
-            .prop_map(|(worker, round_robin, retries)| Op::Take { worker, round_robin, retries }),
+        24 => (0..WORKERS, 0..POLICIES.len(), 0..3usize)
+            .prop_map(|(worker, policy, retries)| Op::Take { worker, policy, retries }),
         16 => (any::<usize>(), verdict).prop_map(|(i, v)| Op::Release(i, v)),
         6 => prop_oneof![1..2_000u64, 9_000..32_000u64].prop_map(Op::Pass),
         1 => (0..2_000_000_000_000u64).prop_map(Op::Wall),
@@ -212,8 +213,8 @@ impl World {
                 }
             }
             Op::Reset => self.reset(),
-            Op::Take { worker, round_robin, retries } => {
-                self.take(*worker, *round_robin, *retries);
+            Op::Take { worker, policy, retries } => {
+                self.take(*worker, *policy, *retries);
             }
             Op::Release(i, verdict) => {
                 if !self.flights.is_empty() {
@@ -279,8 +280,8 @@ impl World {
         }
     }
 
-    fn take(&mut self, worker: usize, round_robin: bool, retries: usize) {
-        let policy: &dyn Policy = if round_robin { &RoundRobin } else { &LeastConn };
+    fn take(&mut self, worker: usize, policy: usize, retries: usize) {
+        let policy = POLICIES[policy];
         let now = self.b.now.mono;
         let mut tried = Vec::new();
         for _ in 0..=retries {
@@ -294,7 +295,7 @@ impl World {
                 }
                 Ok((flight, n)) => {
                     assert!(candidates.contains(&n), "{n} is not one of {candidates:?}");
-                    if !round_robin && self.b.rules.slow_start == 0 {
+                    if policy.name().starts_with("least_conn") && self.b.rules.slow_start == 0 {
                         let load = |n: u16| {
                             let s = &self.servers[&n];
                             f64::from(s.conns + s.dead) / f64::from(s.weight)
@@ -532,7 +533,14 @@ pub(super) fn crowd(b: &mut Bench) {
     loop {
         let mut worker = b.registry().join(9);
         for _ in ports.clone() {
-            let choice = Choice { space, policy: &RoundRobin, tried: &[], warm: &[], again: None };
+            let choice = Choice {
+                space,
+                policy: &RoundRobin,
+                tried: &[],
+                warm: &[],
+                seed: None,
+                again: None,
+            };
             let lasting = Rules { ttl: 0, ..b.rules };
             let mut registry = b.registry();
             let mut target = Target::NONE;

@@ -205,6 +205,7 @@ const LIFE: &[Step] = &[
     |w| w.flights.push(w.b.take().unwrap().0),
     |w| w.flights.extend((0..30).map(|_| w.b.take().unwrap().0)),
     |w| w.flights.push(w.b.take_by(&RoundRobin, &[]).unwrap().0),
+    |w| w.flights.push(w.b.take_by(&Random, &[]).unwrap().0),
     |w| w.end_one(Verdict::Fine),
     |w| w.end_one(Verdict::Failed),
     |w| _ = w.b.registry().elect(&w.b.worker),
@@ -231,6 +232,7 @@ const LIFE: &[Step] = &[
 const GROWTH: &[Step] = &[
     |w| w.b.worker = w.b.registry().join(2),
     |w| w.flights.push(w.b.take_by(&RoundRobin, &[]).unwrap().0),
+    |w| w.flights.push(w.b.take_by(&Random, &[]).unwrap().0),
     |w| {
         let other = SpaceName::new(b"other").unwrap();
         let (rules, now) = (w.b.rules, w.b.now);
@@ -242,8 +244,9 @@ const GROWTH: &[Step] = &[
                 return;
             }
             let space = w.b.registry().find_space(name).unwrap();
-            for policy in [&LeastConn as &dyn Policy, &RoundRobin] {
-                let choice = Choice { space, policy, tried: &[], warm: &[], again: None };
+            for policy in [&LeastConn as &dyn Policy, &RoundRobin, &Random] {
+                let seed = Some(u64::from(n) << 54);
+                let choice = Choice { space, policy, tried: &[], warm: &[], seed, again: None };
                 let mut target = Target::NONE;
                 let (zone, worker) = (w.b.zone, &mut w.b.worker);
                 let mut r = Registry::lock(zone).unwrap();
@@ -447,6 +450,7 @@ fn every_point_stands_in_the_sources_once() {
         include_str!("../space.rs"),
         include_str!("../statics.rs"),
         include_str!("../sweep.rs"),
+        include_str!("../tree.rs"),
         include_str!("../worker.rs"),
     ]
     .concat();

@@ -285,7 +285,14 @@ fn a_stale_kept_connection_is_no_failure_and_its_server_is_taken_again() {
     assert_eq!(b.release(flight, Verdict::Stale), Released { stays: true, ..Released::default() });
     assert_eq!(b.view(port).fails, 0);
     let space = b.found().unwrap();
-    let choice = Choice { space, policy: &LeastConn, tried: &[], warm: &[], again: Some(flight) };
+    let choice = Choice {
+        space,
+        policy: &LeastConn,
+        tried: &[],
+        warm: &[],
+        seed: None,
+        again: Some(flight),
+    };
     let mut target = Target::NONE;
     let mut registry = Registry::lock(b.zone).unwrap();
     let again = registry.take(&mut b.worker, &choice, &RULES, b.now, &mut target, &mut b.events);

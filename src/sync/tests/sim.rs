@@ -248,7 +248,7 @@ impl Member {
         let mut registry = Registry::lock(self.zone).unwrap();
         let space = registry.find_space(space(name))?;
         let policy = &LeastConn;
-        let choice = Choice { space, policy, tried: &[], warm: &[], again: None };
+        let choice = Choice { space, policy, tried: &[], warm: &[], seed: None, again: None };
         let mut target = Target::NONE;
         let (rules, now) = (self.rules, self.now());
         let events = &mut self.events;

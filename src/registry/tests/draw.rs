@@ -1,0 +1,264 @@
+//! Servers that are drawn: by lot.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::balance::nth;
+
+impl Bench {
+    /// One request, which ends at once; the port that it went to.
+    fn drawn(&mut self, policy: &dyn Policy, seed: u64) -> u16 {
+        let (flight, port) = self.take_with(policy, Some(seed), &[]).unwrap();
+        self.release(flight, Verdict::Fine);
+        port
+    }
+
+    /// How often each port is drawn in so many requests.
+    fn shares(&mut self, policy: &dyn Policy, requests: u64) -> BTreeMap<u16, u64> {
+        let mut shares = BTreeMap::new();
+        for n in 0..requests {
+            *shares.entry(self.drawn(policy, nth(7, n))).or_default() += 1;
+        }
+        shares
+    }
+}
+
+/// Each has its share by weight, but for five standard deviations of a fair draw.
+#[track_caller]
+fn by_weight(shares: &BTreeMap<u16, u64>, weights: &[(u16, u32)]) {
+    let requests: u64 = shares.values().sum();
+    let total: u32 = weights.iter().map(|w| w.1).sum();
+    for (n, weight) in weights {
+        let p = f64::from(*weight) / f64::from(total);
+        let (expected, got) = (requests as f64 * p, *shares.get(n).unwrap_or(&0) as f64);
+        let deviation = (expected * (1.0 - p)).sqrt();
+        assert!((got - expected).abs() <= 5.0 * deviation, "{n} of {weights:?}: {shares:?}");
+    }
+}
+
+#[test]
+fn random_goes_by_weight() {
+    let mut b = Bench::new();
+    let weights = [(1, 1), (2, 2), (3, 7), (4, 30), (5, 0)];
+    for (n, weight) in weights {
+        b.add_with(n, Some(weight), None).unwrap();
+    }
+    by_weight(&b.shares(&Random, 10_000), &weights);
+    b.check();
+}
+
+#[test]
+fn random_draws_among_the_ready_alone() {
+    let mut b = Bench::new();
+    for n in 1..=200 {
+        b.add(n);
+    }
+    b.drawn(&Random, 1);
+    for n in 1..=197 {
+        b.toggle(n, false);
+    }
+    b.check();
+    by_weight(&b.shares(&Random, 3000), &[(198, 1), (199, 1), (200, 1)]);
+    for n in 1..=197 {
+        b.toggle(n, true);
+    }
+    b.check();
+    assert!(b.shares(&Random, 3000).len() == 200);
+}
+
+#[test]
+fn random_by_another_weight_from_the_moment_that_it_is_set() {
+    let mut b = Bench::new();
+    b.add(1);
+    b.add(2);
+    by_weight(&b.shares(&Random, 1000), &[(1, 1), (2, 1)]);
+    let (found, now) = (b.found(), b.now);
+    b.registry().set_weight(found, &address(2), 9, now).unwrap();
+    b.check();
+    by_weight(&b.shares(&Random, 1000), &[(1, 1), (2, 9)]);
+}
+
+#[test]
+fn random_by_the_same_number_is_the_same_server() {
+    let mut b = Bench::new();
+    (1..=50).for_each(|n| b.add(n));
+    for seed in 0..100 {
+        let seed = nth(3, seed);
+        assert_eq!(b.drawn(&Random, seed), b.drawn(&Random, seed));
+    }
+}
+
+#[test]
+fn random_never_draws_one_that_has_been_tried() {
+    let mut b = Bench::new();
+    b.add_with(1, Some(65_535), None).unwrap();
+    (2..=5).for_each(|n| b.add(n));
+    for policy in [&Random as &dyn Policy, &RandomTwo] {
+        for seed in 0..50 {
+            let mut tried = Vec::new();
+            for _ in 0..5 {
+                let (flight, _) = b.take_with(policy, Some(nth(1, seed)), &tried).unwrap();
+                assert!(!tried.contains(&flight.number));
+                tried.push(flight.number);
+                tried.sort_unstable();
+                b.release(flight, Verdict::Fine);
+            }
+            assert_eq!(b.take_with(policy, Some(seed), &tried).unwrap_err().tried, 5);
+        }
+    }
+}
+
+#[test]
+fn random_two_takes_the_less_loaded_for_its_weight() {
+    let mut b = Bench::new();
+    b.add_with(1, Some(2), None).unwrap();
+    b.add(2);
+    // Of two servers both are drawn, whatever the number.
+    let flights: Vec<_> =
+        (0..9).map(|n| b.take_with(&RandomTwo, Some(nth(2, n)), &[]).unwrap()).collect();
+    let ports: Vec<_> = flights.iter().map(|f| f.1).collect();
+    let ones = ports.iter().filter(|p| **p == 1).count();
+    assert_eq!(ones, 6, "{ports:?}");
+    for (flight, _) in flights.into_iter().filter(|f| f.1 == 1) {
+        b.release(flight, Verdict::Fine);
+    }
+    assert_eq!(b.drawn(&RandomTwo, 77), 1, "which is idle now");
+}
+
+#[test]
+fn random_two_is_more_even_than_random() {
+    let most = |policy: &dyn Policy| {
+        let mut b = Bench::new();
+        (1..=100).for_each(|n| b.add(n));
+        let mut on = BTreeMap::new();
+        for n in 0..1000 {
+            let (_, port) = b.take_with(policy, Some(nth(9, n)), &[]).unwrap();
+            *on.entry(port).or_insert(0) += 1;
+        }
+        on.into_values().max().unwrap()
+    };
+    let (one, two) = (most(&Random), most(&RandomTwo));
+    assert!(two <= 13 && one >= 17, "{one} {two}");
+}
+
+#[test]
+fn random_takes_backups_in_turn_when_there_is_nobody_else() {
+    let mut b = Bench::new();
+    let line = |n: u16, backup| StaticServer {
+        address: address(n),
+        weight: 1,
+        max_conns: 1,
+        max_fails: 1,
+        fail_timeout_ms: 10_000,
+        backup,
+        down: false,
+    };
+    let lines = [(space(), line(1, false)), (space(), line(2, true)), (space(), line(3, true))];
+    let (rules, now) = (b.rules, b.now);
+    b.registry().configure(&[space()], &lines, &rules, now, &mut b.events).unwrap();
+    for policy in [&Random as &dyn Policy, &RandomTwo] {
+        let (one, first) = b.take_with(policy, Some(5), &[]).unwrap();
+        assert_eq!(first, 1);
+        let backups: Vec<_> = (0..4).map(|n| b.drawn(policy, n)).collect();
+        assert!(backups == [2, 3, 2, 3] || backups == [3, 2, 3, 2], "{backups:?}");
+        b.check();
+        b.release(one, Verdict::Fine);
+    }
+}
+
+#[test]
+fn in_a_panic_those_that_are_silent_are_drawn_as_well() {
+    for policy in [&Random as &dyn Policy, &RandomTwo] {
+        let mut b = Bench::new();
+        b.rules.panic_threshold = 50;
+        (1..=10).for_each(|n| b.add(n));
+        b.passes(20_000);
+        (1..=3).for_each(|n| drop(b.refresh(n)));
+        b.toggle(10, false);
+        b.passes(10_001);
+        let shares = b.shares(policy, 2000);
+        assert!(shares.keys().copied().eq(1..=9), "{policy:?}: {shares:?}");
+        b.check();
+        (4..=9).for_each(|n| drop(b.refresh(n)));
+        assert!(b.shares(policy, 2000).keys().copied().eq(1..=9));
+    }
+}
+
+#[test]
+fn three_orders_in_a_zone_that_is_full_to_the_last_server() {
+    let mut b = Bench::sized(128 * 1024);
+    let names = [SpaceName::new(b"one").unwrap(), SpaceName::new(b"two").unwrap(), space()];
+    let (rules, now) = (b.rules, b.now);
+    for n in 1.. {
+        let name = names[usize::from(n) % 3];
+        let registration = Registration::of(address(n));
+        if b.registry().add(name, &registration, &rules, now, &mut b.events).is_err() {
+            assert!(n > 100);
+            break;
+        }
+        let space = b.registry().find_space(name).unwrap();
+        for policy in [&LeastConn as &dyn Policy, &RoundRobin, &Random] {
+            let seed = Some(nth(4, u64::from(n)));
+            let choice = Choice { space, policy, tried: &[], warm: &[], seed, again: None };
+            let mut r = Registry::lock(b.zone).unwrap();
+            r.take(&mut b.worker, &choice, &rules, now, &mut Target::NONE.clone(), &mut b.events)
+                .unwrap();
+        }
+        b.check();
+    }
+    // And again from nothing.
+    b.registry().repair();
+    b.check();
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Add(u16, u32),
+    Remove(u16),
+    Toggle(u16, bool),
+    Take,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(crate::shm::testing::cases(64)))]
+
+    /// Whatever came and went: the tree is in order, its sums are right, and each draw finds whom a scan
+    /// of all weights finds.
+    #[test]
+    fn fuzz_draws_agree_with_a_scan(ops in proptest::collection::vec(prop_oneof![
+        6 => (1..60u16, 0..70_000u32).prop_map(|(n, w)| Op::Add(n, w.min(WEIGHT_MAX))),
+        2 => (1..60u16).prop_map(Op::Remove),
+        2 => (1..60u16, any::<bool>()).prop_map(|(n, on)| Op::Toggle(n, on)),
+        2 => Just(Op::Take),
+    ], 1..80), seed in any::<u64>()) {
+        let mut b = Bench::new();
+        b.add(99);
+        for op in ops {
+            match op {
+                Op::Add(n, w) => drop(b.add_with(n, Some(w), None).unwrap()),
+                Op::Remove(n) => _ = b.remove(n),
+                Op::Toggle(n, on) if b.views().iter().any(|v| v.port == n) => b.toggle(n, on),
+                Op::Toggle(..) => {}
+                Op::Take => {
+                    let _ = b.drawn(&Random, seed);
+                    b.check();
+                }
+            }
+        }
+        b.drawn(&Random, 1);
+        b.check();
+        let mut all = b.views();
+        all.sort_by_key(|v| crate::balance::digest(v.addr().as_bytes()));
+        let ready: Vec<_> = all.iter().filter(|v| v.enabled && v.weight > 0).collect();
+        let total: u64 = ready.iter().map(|v| u64::from(v.weight)).sum();
+        for n in 0..20 {
+            // The policy's first number; nobody has been tried, so it is the only one.
+            let at = ((u128::from(nth(nth(seed, n), 0)) * u128::from(total)) >> 64) as u64;
+            let mut sum = 0;
+            let naive = ready.iter().find(|v| { sum += u64::from(v.weight); at < sum }).unwrap();
+            prop_assert_eq!(b.drawn(&Random, nth(seed, n)), naive.port);
+        }
+    }
+}
