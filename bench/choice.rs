@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ngx_http_upstream_registry_module::balance::{
-    LeastConn, Policy, Random, RandomTwo, RoundRobin, mix,
+    Hash, LeastConn, Policy, Random, RandomTwo, RoundRobin, mix,
 };
 use ngx_http_upstream_registry_module::registry::{
     Address, Choice, Events, Now, OnDuplicate, OnExpire, Registration, Registry, Rules, SpaceName,
@@ -31,7 +31,7 @@ const IN_FLIGHT: usize = 64;
 
 fn choice(c: &mut Criterion) {
     let mut group = c.benchmark_group("choice and release");
-    for policy in [&LeastConn as &dyn Policy, &RoundRobin, &Random, &RandomTwo] {
+    for policy in [&LeastConn as &dyn Policy, &RoundRobin, &Random, &RandomTwo, &Hash] {
         for n in [3u32, 100, 1_000, 10_000] {
             let id = BenchmarkId::new(policy.name(), n);
             group.bench_with_input(id, &n, |b, n| run(b, policy, *n));

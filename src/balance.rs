@@ -6,34 +6,41 @@
 #![forbid(unsafe_code)]
 
 mod digest;
+mod hash;
 mod least_conn;
 mod policy;
 mod random;
 mod round_robin;
 
-pub use digest::{digest, mix, nth};
+pub use digest::{digest, digest_of_client, mix, nth};
+pub use hash::{Hash, IpHash};
 pub use least_conn::{LeastConn, LeastConnWarm};
 pub use policy::{Policy, Seed};
 pub use random::{Random, RandomTwo};
 pub use round_robin::RoundRobin;
 
 /// The policies by the names that `registry_balance` takes; the first is the default.
-pub const POLICIES: [&dyn Policy; 5] =
-    [&LeastConn, &LeastConnWarm, &RoundRobin, &Random, &RandomTwo];
+pub const POLICIES: [&dyn Policy; 7] =
+    [&LeastConn, &LeastConnWarm, &RoundRobin, &Random, &RandomTwo, &IpHash, &Hash];
 
 /// The policy of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
     POLICIES.into_iter().find(|p| p.name() == name)
 }
 
-/// Reads what stands behind `registry_balance`.
+/// Reads what stands behind `registry_balance`: the policy, and the key if it has one.
 ///
 /// # Errors
 ///
 /// What is wrong, and what may be there.
-pub fn parse(words: &[&str]) -> Result<&'static dyn Policy, String> {
+pub fn parse<'a>(words: &[&'a str]) -> Result<(&'static dyn Policy, Option<&'a str>), String> {
     match words {
-        ["random", "two", "least_conn"] => return Ok(&RandomTwo),
+        ["hash"] => return Err("\"registry_balance hash\" needs a key: write hash KEY".to_owned()),
+        ["hash", key] => return Ok((&Hash, Some(key))),
+        ["hash", _, other, ..] => {
+            return Err(format!("invalid parameter \"{other}\" of \"hash\": it has a key alone"));
+        }
+        ["random", "two", "least_conn"] => return Ok((&RandomTwo, None)),
         ["random", "two", "least_conn", other, ..] | ["random", "two", other, ..] => {
             return Err(format!(
                 "invalid parameter \"{other}\" of \"random two\": it may be least_conn"
@@ -45,7 +52,7 @@ pub fn parse(words: &[&str]) -> Result<&'static dyn Policy, String> {
         _ => {}
     }
     let method = words.join(" ");
-    by_name(&method).ok_or_else(|| {
+    by_name(&method).map(|policy| (policy, None)).ok_or_else(|| {
         let [names @ .., last] = POLICIES.map(Policy::name);
         let names = names.join(", ");
         format!("invalid balancing method \"{method}\": it may be {names} or {last}")

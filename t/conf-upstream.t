@@ -5,7 +5,7 @@ use FindBin;
 use Test::Nginx::Socket;
 require "$FindBin::Bin/conf-file.pl";
 
-plan tests => 150;
+plan tests => 160;
 
 run_tests();
 
@@ -100,6 +100,12 @@ registry main 128k { }
 upstream a { registry main; registry_balance least_conn; }
 upstream b { registry main; registry_balance round_robin; }
 upstream c { registry_balance round_robin; registry main; }
+upstream d { registry main; registry_balance random; }
+upstream e { registry main; registry_balance random two; }
+upstream f { registry main; registry_balance random two least_conn; }
+upstream g { registry main; registry_balance ip_hash; }
+upstream h { registry main; registry_balance hash $request_uri; }
+upstream i { registry main; registry_balance hash "a $arg_a, b $arg_b"; }
 --- talk
 > GET /upstream/status?ns=c
 < 200 []
@@ -441,7 +447,7 @@ upstream backend {
     registry main;
     registry_balance fastest;
 }
---- refused: invalid balancing method "fastest": it may be least_conn, least_conn warm, round_robin, random or random two... in FILE:4
+--- refused: invalid balancing method "fastest": it may be least_conn, least_conn warm, round_robin, random, random two, ip_hash or hash KEY... in FILE:4
 
 
 
@@ -449,7 +455,7 @@ upstream backend {
 --- conf
 registry main 128k { }
 upstream backend { registry main; registry_balance round_robin two; }
---- refused: invalid balancing method "round_robin two": it may be least_conn, least_conn warm, round_robin, random or random two... in FILE:2
+--- refused: invalid balancing method "round_robin two": it may be least_conn, least_conn warm, round_robin, random, random two, ip_hash or hash KEY... in FILE:2
 
 
 
@@ -580,3 +586,43 @@ upstream backend {
     registry main
 }
 --- refused: unexpected "}" in FILE:4
+
+
+
+=== TEST 53: random of another number
+--- conf
+registry main 128k { }
+upstream backend { registry main; registry_balance random three; }
+--- refused: invalid parameter "three" of "random": it may be two in FILE:2
+
+
+
+=== TEST 54: random two by what there is not
+--- conf
+registry main 128k { }
+upstream backend { registry main; registry_balance random two least_time=header; }
+--- refused: invalid parameter "least_time=header" of "random two": it may be least_conn in FILE:2
+
+
+
+=== TEST 55: hash without a key
+--- conf
+registry main 128k { }
+upstream backend { registry main; registry_balance hash; }
+--- refused: "registry_balance hash" needs a key: write hash KEY in FILE:2
+
+
+
+=== TEST 56: a word too many behind the key
+--- conf
+registry main 128k { }
+upstream backend { registry main; registry_balance hash $uri consistant; }
+--- refused: invalid parameter "consistant" of "hash": it has a key alone in FILE:2
+
+
+
+=== TEST 57: a key with a variable that there is not
+--- conf
+registry main 128k { }
+upstream backend { registry main; registry_balance hash $nonsense; }
+--- refused: unknown "nonsense" variable

@@ -11,6 +11,10 @@ pub enum Seed {
     Nothing,
     /// A random number.
     Random,
+    /// The digest of the key that is configured.
+    Key,
+    /// The digest of the client's address: the first three octets of IPv4, all of IPv6.
+    Address,
 }
 
 /// A way to choose a server.

@@ -13,7 +13,7 @@ use super::keepalive::Hold;
 use super::upstream::{Namespace, UpstreamConf};
 use super::worker::{Local, now, report};
 use super::zone::ZoneConf;
-use crate::balance::Seed;
+use crate::balance::{Seed, digest, digest_of_client};
 use crate::nginx::connection::Shape;
 use crate::nginx::log::log;
 use crate::nginx::peer::{SocketAddress, point, went_stale};
@@ -43,6 +43,8 @@ pub(super) struct Peer {
     /// What the pool knows of the connection.
     hold: Option<Hold>,
     space: Option<SpaceRef>,
+    /// The digest of what the policy hashes; `None` when it is empty.
+    key: Option<u64>,
     tries: usize,
     /// Numbers of the servers tried, in rising order; in the request's pool.
     tried: *mut u64,
@@ -151,6 +153,7 @@ pub(super) unsafe extern "C" fn init_peer(
             unsafe {
                 let index = super::ngx_http_upstream_registry_module.ctx_index;
                 let upstream = (*(*us).srv_conf.add(index)).cast::<UpstreamConf>();
+                let Ok(key) = key_of(r, &*upstream) else { return FAILED };
                 let peer = Peer {
                     upstream,
                     request: r,
@@ -158,6 +161,7 @@ pub(super) unsafe extern "C" fn init_peer(
                     again: None,
                     hold: None,
                     space: None,
+                    key,
                     tries: 0,
                     tried: null_mut(),
                     tried_len: 0,
@@ -182,6 +186,18 @@ pub(super) unsafe extern "C" fn init_peer(
             0
         },
     )
+}
+
+/// The digest of what an upstream's policy hashes, as it is when the request begins with the
+/// upstream: all its tries go by the same.
+fn key_of(r: *mut ngx_http_request_t, upstream: &UpstreamConf) -> Result<Option<u64>, ()> {
+    let key = match (upstream.policy.seed(), upstream.key) {
+        (Seed::Address, _) => return Ok(Some(digest_of_client(request::client(r)))),
+        (Seed::Key, Some(key)) => conf::evaluate(r, key).ok_or(())?,
+        _ => return Ok(None),
+    };
+    // As in stock nginx: who has no key is sent round.
+    Ok((!key.is_empty()).then(|| digest(key)))
 }
 
 /// Called when the request needs a server.
@@ -262,8 +278,8 @@ fn take(
     };
     p.variable = variable.map(NonNull::from);
     let seed = match upstream.policy.seed() {
-        Seed::Nothing => None,
         Seed::Random => Some(process::random()),
+        _ => p.key,
     };
     let mut hands = local.hands();
     let hands = &mut *hands;

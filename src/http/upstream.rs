@@ -39,6 +39,8 @@ pub(crate) struct UpstreamConf {
     zone_name: String,
     pub(super) namespace: Option<Namespace>,
     pub(super) policy: &'static dyn Policy,
+    /// What is hashed, where the policy goes by a key.
+    pub(super) key: Option<NonNull<ngx_http_complex_value_t>>,
     /// Where `registry` stands; `None` without it.
     place: Option<Place>,
     balance_place: Option<Place>,
@@ -92,6 +94,7 @@ pub(super) unsafe extern "C" fn create_conf(cf: *mut ngx_conf_t) -> *mut c_void 
                 zone_name: String::new(),
                 namespace: None,
                 policy: balance::POLICIES[0],
+                key: None,
                 place: None,
                 balance_place: None,
                 placeholder: null(),
@@ -234,10 +237,15 @@ pub(super) unsafe extern "C" fn cmd_set_balance(
             }
             let words: Vec<_> = conf::words(cf)[1..].iter().map(ToString::to_string).collect();
             let words: Vec<_> = words.iter().map(String::as_str).collect();
-            upstream.policy = match balance::parse(&words) {
-                Ok(policy) => policy,
+            let (policy, key) = match balance::parse(&words) {
+                Ok(read) => read,
                 Err(why) => return conf::refuse(cf, format_args!("{why}")),
             };
+            upstream.policy = policy;
+            if let Some(key) = key {
+                let Some(key) = conf::compile(cf, key) else { return conf::ERROR };
+                upstream.key = Some(key);
+            }
             upstream.balance_place = Some(conf::place(cf));
             register(cf, upstream).err().unwrap_or(conf::OK)
         },

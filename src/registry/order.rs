@@ -336,6 +336,13 @@ impl Ready<'_> {
         self.drawn(number, true)
     }
 
+    /// Who stands at a place in the sum of the weights of all servers, ready or not; the place is
+    /// spread over 64 bits. `None` when that server is not ready or has been tried, or when there
+    /// are only backups.
+    pub fn stands_at(&self, place: u64) -> Option<u32> {
+        self.drawn(place, false)
+    }
+
     /// Requests on a server for its weight, as [`Order::Load`] compares them.
     pub fn load(&self, server: u32) -> u64 {
         load(&self.t.servers[server as usize])

@@ -1,4 +1,4 @@
-//! Servers that are drawn: by lot.
+//! Servers that are drawn: by lot, or by a hash.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,13 @@ impl Bench {
             *shares.entry(self.drawn(policy, nth(7, n))).or_default() += 1;
         }
         shares
+    }
+}
+
+impl Bench {
+    /// Where each of 1000 keys goes.
+    fn places(&mut self, policy: &dyn Policy) -> Vec<u16> {
+        (0..1000).map(|n| self.drawn(policy, nth(11, n))).collect()
     }
 }
 
@@ -95,7 +102,7 @@ fn random_never_draws_one_that_has_been_tried() {
     let mut b = Bench::new();
     b.add_with(1, Some(65_535), None).unwrap();
     (2..=5).for_each(|n| b.add(n));
-    for policy in [&Random as &dyn Policy, &RandomTwo] {
+    for policy in [&Random as &dyn Policy, &RandomTwo, &Hash] {
         for seed in 0..50 {
             let mut tried = Vec::new();
             for _ in 0..5 {
@@ -158,7 +165,7 @@ fn random_takes_backups_in_turn_when_there_is_nobody_else() {
     let lines = [(space(), line(1, false)), (space(), line(2, true)), (space(), line(3, true))];
     let (rules, now) = (b.rules, b.now);
     b.registry().configure(&[space()], &lines, &rules, now, &mut b.events).unwrap();
-    for policy in [&Random as &dyn Policy, &RandomTwo] {
+    for policy in [&Random as &dyn Policy, &RandomTwo, &Hash] {
         let (one, first) = b.take_with(policy, Some(5), &[]).unwrap();
         assert_eq!(first, 1);
         let backups: Vec<_> = (0..4).map(|n| b.drawn(policy, n)).collect();
@@ -170,7 +177,7 @@ fn random_takes_backups_in_turn_when_there_is_nobody_else() {
 
 #[test]
 fn in_a_panic_those_that_are_silent_are_drawn_as_well() {
-    for policy in [&Random as &dyn Policy, &RandomTwo] {
+    for policy in [&Random as &dyn Policy, &RandomTwo, &Hash] {
         let mut b = Bench::new();
         b.rules.panic_threshold = 50;
         (1..=10).for_each(|n| b.add(n));
@@ -184,6 +191,70 @@ fn in_a_panic_those_that_are_silent_are_drawn_as_well() {
         (4..=9).for_each(|n| drop(b.refresh(n)));
         assert!(b.shares(policy, 2000).keys().copied().eq(1..=9));
     }
+}
+
+#[test]
+fn hash_goes_by_weight_and_gives_a_key_the_same_server() {
+    let mut b = Bench::new();
+    let weights = [(1, 1), (2, 2), (3, 7), (4, 30), (5, 0)];
+    for (n, weight) in weights {
+        b.add_with(n, Some(weight), None).unwrap();
+    }
+    by_weight(&b.shares(&Hash, 10_000), &weights);
+    let places = b.places(&Hash);
+    assert_eq!(places, b.places(&Hash));
+}
+
+#[test]
+fn hash_moves_the_keys_of_a_server_that_is_not_ready_and_no_others() {
+    let mut b = Bench::new();
+    (1..=10).for_each(|n| b.add(n));
+    let before = b.places(&Hash);
+    b.toggle(3, false);
+    let without = b.places(&Hash);
+    let moved: Vec<_> = before.iter().zip(&without).filter(|(a, b)| a != b).collect();
+    assert!(moved.iter().all(|(from, _)| **from == 3), "{moved:?}");
+    let to: std::collections::BTreeSet<_> = moved.iter().map(|(_, to)| **to).collect();
+    assert_eq!(to.len(), 9, "to all the others");
+    b.toggle(3, true);
+    assert_eq!(b.places(&Hash), before);
+}
+
+#[test]
+fn hash_does_not_depend_on_who_came_first() {
+    let mut places = Vec::new();
+    for order in [[1, 2, 3, 4, 5, 6], [4, 6, 1, 3, 2, 5]] {
+        let mut b = Bench::new();
+        order.into_iter().for_each(|n| b.add(n));
+        places.push(b.places(&Hash));
+    }
+    assert_eq!(places[0], places[1]);
+}
+
+#[test]
+fn hash_without_a_key_goes_round() {
+    let mut b = Bench::new();
+    (1..=3).for_each(|n| b.add(n));
+    let mut to: Vec<_> = (0..6)
+        .map(|_| {
+            let (flight, port) = b.take_with(&Hash, None, &[]).unwrap();
+            b.release(flight, Verdict::Fine);
+            port
+        })
+        .collect();
+    assert_eq!(to[..3], to[3..]);
+    to.sort_unstable();
+    assert_eq!(to, [1, 1, 2, 2, 3, 3]);
+}
+
+#[test]
+fn hash_finds_who_is_left_when_most_are_not_ready() {
+    let mut b = Bench::new();
+    (1..=300).for_each(|n| b.add(n));
+    b.drawn(&Hash, 1);
+    (1..=298).for_each(|n| b.toggle(n, false));
+    let shares = b.shares(&Hash, 100);
+    assert_eq!(shares.keys().copied().collect::<Vec<_>>(), [299, 300], "in turn, as a last resort");
 }
 
 #[test]
