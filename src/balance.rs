@@ -5,23 +5,27 @@
 
 #![forbid(unsafe_code)]
 
+mod consistent;
 mod digest;
 mod hash;
+mod lap;
 mod least_conn;
 mod policy;
 mod random;
 mod round_robin;
 
+pub use consistent::Consistent;
 pub use digest::{digest, digest_of_client, mix, nth};
 pub use hash::{Hash, IpHash};
+pub use lap::{LAPS, laps_of};
 pub use least_conn::{LeastConn, LeastConnWarm};
 pub use policy::{Policy, Seed};
 pub use random::{Random, RandomTwo};
 pub use round_robin::RoundRobin;
 
 /// The policies by the names that `registry_balance` takes; the first is the default.
-pub const POLICIES: [&dyn Policy; 7] =
-    [&LeastConn, &LeastConnWarm, &RoundRobin, &Random, &RandomTwo, &IpHash, &Hash];
+pub const POLICIES: [&dyn Policy; 8] =
+    [&LeastConn, &LeastConnWarm, &RoundRobin, &Random, &RandomTwo, &IpHash, &Hash, &Consistent];
 
 /// The policy of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
@@ -35,10 +39,16 @@ pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
 /// What is wrong, and what may be there.
 pub fn parse<'a>(words: &[&'a str]) -> Result<(&'static dyn Policy, Option<&'a str>), String> {
     match words {
-        ["hash"] => return Err("\"registry_balance hash\" needs a key: write hash KEY".to_owned()),
+        ["hash"] => {
+            return Err(
+                "\"registry_balance hash\" needs a key: write hash KEY or hash KEY consistent"
+                    .to_owned(),
+            );
+        }
         ["hash", key] => return Ok((&Hash, Some(key))),
-        ["hash", _, other, ..] => {
-            return Err(format!("invalid parameter \"{other}\" of \"hash\": it has a key alone"));
+        ["hash", key, "consistent"] => return Ok((&Consistent, Some(key))),
+        ["hash", _, "consistent", other, ..] | ["hash", _, other, ..] => {
+            return Err(format!("invalid parameter \"{other}\" of \"hash\": it may be consistent"));
         }
         ["random", "two", "least_conn"] => return Ok((&RandomTwo, None)),
         ["random", "two", "least_conn", other, ..] | ["random", "two", other, ..] => {

@@ -104,7 +104,7 @@ upstream d { registry main; registry_balance random; }
 upstream e { registry main; registry_balance random two; }
 upstream f { registry main; registry_balance random two least_conn; }
 upstream g { registry main; registry_balance ip_hash; }
-upstream h { registry main; registry_balance hash $request_uri; }
+upstream h { registry main; registry_balance hash $request_uri consistent; }
 upstream i { registry main; registry_balance hash "a $arg_a, b $arg_b"; }
 --- talk
 > GET /upstream/status?ns=c
@@ -447,7 +447,7 @@ upstream backend {
     registry main;
     registry_balance fastest;
 }
---- refused: invalid balancing method "fastest": it may be least_conn, least_conn warm, round_robin, random, random two, ip_hash or hash KEY... in FILE:4
+--- refused: invalid balancing method "fastest": it may be least_conn, least_conn warm, round_robin, random, random two, ip_hash, hash KEY or hash KEY consistent... in FILE:4
 
 
 
@@ -455,7 +455,7 @@ upstream backend {
 --- conf
 registry main 128k { }
 upstream backend { registry main; registry_balance round_robin two; }
---- refused: invalid balancing method "round_robin two": it may be least_conn, least_conn warm, round_robin, random, random two, ip_hash or hash KEY... in FILE:2
+--- refused: invalid balancing method "round_robin two": it may be least_conn, least_conn warm, round_robin, random, random two, ip_hash, hash KEY or hash KEY consistent... in FILE:2
 
 
 
@@ -609,15 +609,15 @@ upstream backend { registry main; registry_balance random two least_time=header;
 --- conf
 registry main 128k { }
 upstream backend { registry main; registry_balance hash; }
---- refused: "registry_balance hash" needs a key: write hash KEY in FILE:2
+--- refused: "registry_balance hash" needs a key: write hash KEY or hash KEY consistent in FILE:2
 
 
 
-=== TEST 56: a word too many behind the key
+=== TEST 56: consistent misspelt
 --- conf
 registry main 128k { }
 upstream backend { registry main; registry_balance hash $uri consistant; }
---- refused: invalid parameter "consistant" of "hash": it has a key alone in FILE:2
+--- refused: invalid parameter "consistant" of "hash": it may be consistent in FILE:2
 
 
 

@@ -22,10 +22,14 @@ fn lines_are_read_and_errors_say_what_may_be_there() {
     assert_eq!(read("random two least_conn"), Ok("random two"));
     assert_eq!(read("ip_hash"), Ok("ip_hash"));
     assert_eq!(read("hash $uri"), Ok("hash KEY"));
+    assert_eq!(read("hash $uri consistent"), Ok("hash KEY consistent"));
     assert_eq!(parse(&["hash", "$a $b"]).unwrap().1, Some("$a $b"));
     for (line, why) in [
-        ("hash", "\"registry_balance hash\" needs a key: write hash KEY"),
-        ("hash $uri consistant", "invalid parameter \"consistant\" of \"hash\": it "),
+        ("hash", "\"registry_balance hash\" needs a key: write hash KEY or hash KEY consistent"),
+        (
+            "hash $uri consistant",
+            "invalid parameter \"consistant\" of \"hash\": it may be consistent",
+        ),
         ("ip_hash x", "invalid balancing method \"ip_hash x\": it may be least_conn, "),
         ("random three", "invalid parameter \"three\" of \"random\": it may be two"),
         (

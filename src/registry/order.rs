@@ -343,6 +343,18 @@ impl Ready<'_> {
         self.drawn(place, false)
     }
 
+    /// Who a key stops at on the ring of servers: the first choice of those that have not been tried.
+    /// `None` when there are only backups.
+    pub fn on_ring(&self, key: u64) -> Option<u32> {
+        if self.group == Group::Backup {
+            return None;
+        }
+        let accepts = |server: u32| {
+            self.may_take(&self.t.servers[server as usize], server) && self.untried(server)
+        };
+        tree::read(self.t, self.space).stop(key, self.panic, accepts)
+    }
+
     /// Requests on a server for its weight, as [`Order::Load`] compares them.
     pub fn load(&self, server: u32) -> u64 {
         load(&self.t.servers[server as usize])

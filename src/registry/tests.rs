@@ -15,7 +15,7 @@ mod warm;
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::balance::{Hash, LeastConn, Policy, Random, RandomTwo, RoundRobin};
+use crate::balance::{Consistent, Hash, LeastConn, Policy, Random, RandomTwo, RoundRobin};
 use crate::shm::Zone;
 use crate::shm::testing::zone;
 

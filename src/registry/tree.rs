@@ -395,6 +395,110 @@ impl View<'_> {
     }
 }
 
+/// The search for the server that a key stops at.
+///
+/// Servers stand on a ring, by the hash of their addresses. A key begins at its own place and runs; past
+/// each server it has a number of laps to go before it may stop there, drawn by the key and that
+/// server alone. It stops where it has the shortest way, in distance for each unit of weight. So
+/// whether a key prefers one server to another has nothing to do with the others: who goes gives its own
+/// keys away, and gets the same ones back.
+///
+/// The laps are drawn by an exponential law with a mean of [`LAPS`](crate::balance::LAPS), so the
+/// way to a server is close to exponential too, and the least of such ways falls to each by its weight
+/// (rendezvous hashing as of Thaler and Ravishankar 1998, with weights). The ring is there to end the
+/// search: among many servers the next ones that the key meets decide, and the rest of the tree is
+/// not looked at. A server with a larger weight that is further off is found by the tops of the
+/// branches.
+struct Run<'a, F> {
+    view: View<'a>,
+    key: u64,
+    /// Where the key begins.
+    start: u64,
+    /// Servers that are not ready are looked at too, and how many of them may still be.
+    unready: Option<u32>,
+    accepts: F,
+    best: Option<(u64, u32)>,
+}
+
+/// Most servers that are not ready that a key looks at in a panic. All that are not switched off or
+/// full are accepted then, so fewer will do, save where next to all are.
+const LOOKS_IN_PANIC: u32 = 4096;
+
+/// Places on the ring.
+const RING: u64 = 1 << 32;
+/// Fractions of a way for each unit of weight.
+const SCALE: u32 = 16;
+
+impl<F: Fn(u32) -> bool> Run<'_, F> {
+    fn beats(&self, way: u64) -> bool {
+        self.best.is_none_or(|(best, _)| way < best)
+    }
+
+    /// Runs through a branch in which nobody is nearer than `near`: through its servers from the
+    /// start on, or through those before it.
+    fn through(&mut self, at: u32, near: u64, onwards: bool) {
+        if at == NIL {
+            return;
+        }
+        let n = self.view.get(at);
+        if n.top == 0 || (n.ready == 0 && self.unready.is_none_or(|looks| looks == 0)) {
+            return;
+        }
+        if !self.beats((near << SCALE) >> (n.top - 1)) {
+            return;
+        }
+        let place = n.hash >> 23;
+        if (place >= self.start) != onwards {
+            let next = if onwards { n.right } else { n.left };
+            return self.through(next, near, onwards);
+        }
+        let here = if onwards { place - self.start } else { place + RING - self.start };
+        self.through(n.left, near, onwards);
+        self.stop(&n, here);
+        self.through(n.right, here, onwards);
+    }
+
+    fn stop(&mut self, n: &Node, here: u64) {
+        // First by what is at hand: the weight is no larger than the branch's top says.
+        let laps = crate::balance::laps_of(self.key, n.hash);
+        let way = (laps * RING + here) << SCALE;
+        if !self.beats(way >> (n.top - 1)) {
+            return;
+        }
+        let (all, ready) = self.view.own(n);
+        let weight = match &mut self.unready {
+            Some(looks) if ready == 0 && *looks > 0 => {
+                *looks -= 1;
+                all
+            }
+            _ => ready,
+        };
+        if weight > 0 && self.beats(way / weight) && (self.accepts)(n.server) {
+            self.best = Some((way / weight, n.server));
+        }
+    }
+}
+
+impl View<'_> {
+    fn own(&self, n: &Node) -> (u64, u64) {
+        let sums = |at: u32| match at {
+            NIL => (0, 0),
+            at => (self.get(at).all, self.get(at).ready),
+        };
+        let (left, right) = (sums(n.left), sums(n.right));
+        (n.all - left.0 - right.0, n.ready - left.1 - right.1)
+    }
+
+    /// The server that a key stops at, of those that are accepted; `panic`: not of the ready ones alone.
+    pub(super) fn stop(&self, key: u64, panic: bool, accepts: impl Fn(u32) -> bool) -> Option<u32> {
+        let unready = panic.then_some(LOOKS_IN_PANIC);
+        let mut run = Run { view: *self, key, start: key >> 32, unready, accepts, best: None };
+        run.through(self.root, 0, true);
+        run.through(self.root, RING - run.start, false);
+        run.best.map(|(_, server)| server)
+    }
+}
+
 /// Whether the tree of a namespace is in order and agrees with the records.
 pub(super) fn check(t: &Tables<'_>, i: u32) -> Result<(), String> {
     let s = &t.spaces[i as usize];

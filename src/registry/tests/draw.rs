@@ -102,7 +102,7 @@ fn random_never_draws_one_that_has_been_tried() {
     let mut b = Bench::new();
     b.add_with(1, Some(65_535), None).unwrap();
     (2..=5).for_each(|n| b.add(n));
-    for policy in [&Random as &dyn Policy, &RandomTwo, &Hash] {
+    for policy in [&Random as &dyn Policy, &RandomTwo, &Hash, &Consistent] {
         for seed in 0..50 {
             let mut tried = Vec::new();
             for _ in 0..5 {
@@ -165,7 +165,7 @@ fn random_takes_backups_in_turn_when_there_is_nobody_else() {
     let lines = [(space(), line(1, false)), (space(), line(2, true)), (space(), line(3, true))];
     let (rules, now) = (b.rules, b.now);
     b.registry().configure(&[space()], &lines, &rules, now, &mut b.events).unwrap();
-    for policy in [&Random as &dyn Policy, &RandomTwo, &Hash] {
+    for policy in [&Random as &dyn Policy, &RandomTwo, &Hash, &Consistent] {
         let (one, first) = b.take_with(policy, Some(5), &[]).unwrap();
         assert_eq!(first, 1);
         let backups: Vec<_> = (0..4).map(|n| b.drawn(policy, n)).collect();
@@ -177,7 +177,7 @@ fn random_takes_backups_in_turn_when_there_is_nobody_else() {
 
 #[test]
 fn in_a_panic_those_that_are_silent_are_drawn_as_well() {
-    for policy in [&Random as &dyn Policy, &RandomTwo, &Hash] {
+    for policy in [&Random as &dyn Policy, &RandomTwo, &Hash, &Consistent] {
         let mut b = Bench::new();
         b.rules.panic_threshold = 50;
         (1..=10).for_each(|n| b.add(n));
@@ -258,6 +258,133 @@ fn hash_finds_who_is_left_when_most_are_not_ready() {
 }
 
 #[test]
+fn consistent_goes_by_weight() {
+    let mut b = Bench::new();
+    let weights = [(1, 1), (2, 2), (3, 7), (4, 30), (5, 0)];
+    for (n, weight) in weights {
+        b.add_with(n, Some(weight), None).unwrap();
+    }
+    by_weight(&b.shares(&Consistent, 10_000), &weights);
+    let mut b = Bench::new();
+    let weights: Vec<_> = (1..=20).map(|n| (n, u32::from(n % 4) * 100 + 1)).collect();
+    for (n, weight) in &weights {
+        b.add_with(*n, Some(*weight), None).unwrap();
+    }
+    by_weight(&b.shares(&Consistent, 20_000), &weights);
+}
+
+#[test]
+fn consistent_moves_the_keys_of_who_goes_and_no_others() {
+    let mut b = Bench::new();
+    for n in 1..=20 {
+        b.add_with(n, Some(u32::from(n % 3) + 1), None).unwrap();
+    }
+    let before = b.places(&Consistent);
+    let leaves: [fn(&mut Bench, u16); 2] = [|b, n| b.remove(n).unwrap(), |b, n| b.toggle(n, false)];
+    for (n, leave) in [(4, leaves[0]), (9, leaves[1]), (20, leaves[0])] {
+        leave(&mut b, n);
+        let without = b.places(&Consistent);
+        let moved: Vec<_> = before.iter().zip(&without).filter(|(a, b)| a != b).collect();
+        assert!(!moved.is_empty() && moved.iter().all(|(from, _)| **from == n), "{n}: {moved:?}");
+        let to: std::collections::BTreeSet<_> = moved.iter().map(|(_, to)| **to).collect();
+        assert!(to.len() > 8, "{n}: its keys go to many: {to:?}");
+        b.add_with(n, Some(u32::from(n % 3) + 1), None).unwrap();
+        b.toggle(n, true);
+        assert_eq!(b.places(&Consistent), before, "and come back with it");
+    }
+}
+
+#[test]
+fn consistent_gives_a_server_of_more_weight_more_keys_and_takes_it_none() {
+    let mut b = Bench::new();
+    (1..=10).for_each(|n| b.add(n));
+    let mut before = b.places(&Consistent);
+    for weight in [2, 3, 4, 100, 65_535] {
+        let (found, now) = (b.found(), b.now);
+        b.registry().set_weight(found, &address(3), weight, now).unwrap();
+        let after = b.places(&Consistent);
+        let moved = before.iter().zip(&after).filter(|(a, b)| a != b);
+        assert!(moved.clone().count() > 0 && moved.clone().all(|(_, to)| *to == 3), "{weight}");
+        before = after;
+    }
+}
+
+#[test]
+fn consistent_does_not_depend_on_who_came_first() {
+    let mut places = Vec::new();
+    for order in [[1, 2, 3, 4, 5, 6], [4, 6, 1, 3, 2, 5]] {
+        let mut b = Bench::new();
+        order.into_iter().for_each(|n| b.add(n));
+        places.push(b.places(&Consistent));
+    }
+    assert_eq!(places[0], places[1]);
+}
+
+#[test]
+fn consistent_passes_by_who_has_been_tried_as_if_it_were_not_there() {
+    let mut b = Bench::new();
+    (1..=10).for_each(|n| b.add(n));
+    for seed in 0..100 {
+        let (flight, first) = b.take_with(&Consistent, Some(nth(5, seed)), &[]).unwrap();
+        b.release(flight, Verdict::Fine);
+        let (again, second) =
+            b.take_with(&Consistent, Some(nth(5, seed)), &[flight.number]).unwrap();
+        b.release(again, Verdict::Fine);
+        b.toggle(first, false);
+        assert_eq!(b.drawn(&Consistent, nth(5, seed)), second);
+        b.toggle(first, true);
+    }
+}
+
+#[test]
+fn consistent_is_as_even_among_many_as_a_ring_of_160_points_each() {
+    let mut b = Bench::sized(2 << 20);
+    (1..=1000).for_each(|n| b.add(n));
+    let shares = b.shares(&Consistent, 200_000);
+    let deviation = |shares: &[f64]| {
+        let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+        let squares = shares.iter().map(|s| (s / mean - 1.0).powi(2));
+        (squares.sum::<f64>() / shares.len() as f64).sqrt()
+    };
+    let ours: Vec<_> = (1..=1000).map(|n| *shares.get(&n).unwrap_or(&0) as f64).collect();
+    // Stock's ring: the length of all arcs that end at one of a server's points.
+    let mut points: Vec<_> = (0..1000u64)
+        .flat_map(|n| (0..160).map(move |i| (nth(nth(1, n), i) >> 32, n as usize)))
+        .collect();
+    points.sort_unstable();
+    let mut ring = vec![0.0; 1000];
+    for pair in points.windows(2) {
+        ring[pair[1].1] += (pair[1].0 - pair[0].0) as f64;
+    }
+    let (ours, ring) = (deviation(&ours), deviation(&ring));
+    // 200 keys a server deviate by 7 % of themselves.
+    assert!(ours < 1.6 * ring && (0.06..0.1).contains(&ring), "{ours} {ring}");
+}
+
+#[test]
+fn consistent_finds_the_few_that_are_eligible_among_many() {
+    let mut b = Bench::sized(2 << 20);
+    (1..=1000).for_each(|n| b.add(n));
+    b.drawn(&Consistent, 1);
+    (1..=997).for_each(|n| b.toggle(n, false));
+    by_weight(&b.shares(&Consistent, 3000), &[(998, 1), (999, 1), (1000, 1)]);
+}
+
+#[test]
+fn in_a_panic_a_key_stops_where_it_would_if_nobody_were_out() {
+    let mut b = Bench::new();
+    b.rules.panic_threshold = 50;
+    (1..=30).for_each(|n| b.add(n));
+    let before = [b.places(&Hash), b.places(&Consistent)];
+    b.passes(30_001);
+    (1..=5).for_each(|n| drop(b.refresh(n)));
+    // Each choice drops eight.
+    (0..5).for_each(|n| _ = b.drawn(&Random, n));
+    assert!(b.views().iter().filter(|v| v.state == State::Expired).count() == 25);
+    assert_eq!([b.places(&Hash), b.places(&Consistent)], before);
+}
+
+#[test]
 fn three_orders_in_a_zone_that_is_full_to_the_last_server() {
     let mut b = Bench::sized(128 * 1024);
     let names = [SpaceName::new(b"one").unwrap(), SpaceName::new(b"two").unwrap(), space()];
@@ -330,6 +457,17 @@ proptest! {
             let mut sum = 0;
             let naive = ready.iter().find(|v| { sum += u64::from(v.weight); at < sum }).unwrap();
             prop_assert_eq!(b.drawn(&Random, nth(seed, n)), naive.port);
+
+            // Nobody's way is shorter; of equals the first on the ring.
+            let key = nth(seed, n);
+            let way = |v: &&&ServerView| {
+                let hash = crate::balance::digest(v.addr().as_bytes()) >> 9;
+                let distance = (hash >> 23).wrapping_sub(key >> 32) & u64::from(u32::MAX);
+                let laps = crate::balance::laps_of(key, hash);
+                ((((laps << 32) + distance) << 16) / u64::from(v.weight), distance, hash)
+            };
+            let naive = ready.iter().min_by_key(way).unwrap();
+            prop_assert_eq!(b.drawn(&Consistent, key), naive.port);
         }
     }
 }
