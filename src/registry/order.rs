@@ -331,9 +331,16 @@ impl Ready<'_> {
 
     /// Draws a server by weight, with a number that is spread over 64 bits. `None` when the one drawn
     /// has been tried, or in a panic is not eligible, and when there are only backups: the caller may
-    /// try another number.
+    /// try another number. One that grows to its weight is drawn by that, and then refused as often as
+    /// makes up for it: the sums need not follow it.
     pub fn draw(&self, number: u64) -> Option<u32> {
-        self.drawn(number, true)
+        let server = self.drawn(number, true)?;
+        // Its place is in the high bits.
+        let grown = match self.t.servers[server as usize].warmth {
+            0 => true,
+            warmth => (number & 0xff) < u64::from(warmth),
+        };
+        grown.then_some(server)
     }
 
     /// Who stands at a place in the sum of the weights of all servers, ready or not; the place is

@@ -194,6 +194,25 @@ fn in_a_panic_those_that_are_silent_are_drawn_as_well() {
 }
 
 #[test]
+fn nobody_is_drawn_whom_other_nodes_have_filled() {
+    for policy in [&Random as &dyn Policy, &RandomTwo, &Hash, &Consistent] {
+        let mut b = Bench::new();
+        (1..=3).for_each(|n| _ = b.add_with(n, None, Some(9)).unwrap());
+        b.drawn(policy, 1);
+        let found = b.found().unwrap();
+        {
+            let mut r = b.registry();
+            let slot = r.find(found.slot, &address(2)).unwrap();
+            r.g.servers[slot as usize].others = 9 << 8;
+            member::reclassify(&mut r.g, slot);
+        }
+        let shares = b.shares(policy, 300);
+        assert_eq!(shares.keys().copied().collect::<Vec<_>>(), [1, 3], "{policy:?}");
+        b.check();
+    }
+}
+
+#[test]
 fn hash_goes_by_weight_and_gives_a_key_the_same_server() {
     let mut b = Bench::new();
     let weights = [(1, 1), (2, 2), (3, 7), (4, 30), (5, 0)];

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::balance::{Seed, nth};
 
 /// A registry with so many servers, of which those above `fresh` have expired.
 fn partly_expired(servers: u16, fresh: u16, percent: u32) -> Bench {
@@ -147,6 +148,77 @@ fn all_fall_silent_at_a_time_and_no_request_fails() {
     }
 }
 
+const DRAWN: [&dyn Policy; 4] = [&Random, &RandomTwo, &Hash, &Consistent];
+
+/// Where each of 600 keys goes.
+fn places(b: &mut Bench, policy: &dyn Policy) -> Vec<u16> {
+    let mut place = |n| {
+        let (flight, port) = b.take_with(policy, Some(nth(17, n)), &[]).unwrap();
+        b.release(flight, Verdict::Fine);
+        port
+    };
+    (0..600).map(&mut place).collect()
+}
+
+#[test]
+fn it_is_drawn_among_all_and_each_key_has_its_own_server() {
+    for policy in DRAWN {
+        let mut b = Bench::new();
+        b.rules.panic_threshold = 50;
+        for n in 1..=10 {
+            b.add_with(n, Some(1 + u32::from(n % 2) * 2), Some(0)).unwrap();
+        }
+        b.toggle(10, false);
+        let before = places(&mut b, policy);
+        b.passes(20_000);
+        (1..=6).for_each(|n| drop(b.refresh(n)));
+        b.passes(10_001);
+        assert!(places(&mut b, policy).iter().all(|n| *n <= 6), "{policy:?}");
+        b.check();
+        b.passes(10_000);
+        (1..=2).for_each(|n| drop(b.refresh(n)));
+        b.passes(10_001);
+        let after = places(&mut b, policy);
+        assert_eq!(turns(&mut b), [Happening::Panic]);
+        if policy.seed() == Seed::Key {
+            assert_eq!(before, after, "{policy:?}");
+        }
+        for n in 1..=9 {
+            let got = after.iter().filter(|to| **to == n).count();
+            // Of 19 parts one or three.
+            let expected = 600.0 * (1.0 + f64::from(n % 2) * 2.0) / 19.0;
+            assert!((got as f64 - expected).abs() < 5.0 * expected.sqrt(), "{policy:?} {n}: {got}");
+        }
+        assert!(!after.contains(&10), "{policy:?}: switched off by hand");
+        b.check();
+
+        let mut tried = Vec::new();
+        while let Ok((flight, _)) = b.take_by(policy, &tried) {
+            assert!(!tried.contains(&flight.number));
+            tried.push(flight.number);
+            tried.sort_unstable();
+        }
+        assert_eq!(tried.len(), 9, "{policy:?}");
+    }
+}
+
+#[test]
+fn all_fall_silent_at_a_time_and_what_is_drawn_is_served() {
+    for policy in DRAWN {
+        let mut b = Bench::new();
+        b.rules.panic_threshold = 50;
+        (1..=500).for_each(|n| b.add(n));
+        let before = places(&mut b, policy);
+        b.passes(30_001);
+        let _ = places(&mut b, policy);
+        b.sweep();
+        if policy.seed() == Seed::Key {
+            assert_eq!(before, places(&mut b, policy), "{policy:?}");
+        }
+        b.check();
+    }
+}
+
 #[test]
 fn the_timer_touches_nobody_while_it_lasts() {
     for on_expire in [OnExpire::Disable, OnExpire::Remove] {
@@ -191,20 +263,22 @@ fn each_is_tried_once_and_backups_come_last() {
     let lines = [(space(), line(8)), (space(), line(9))];
     let (rules, now) = (b.rules, b.now);
     b.registry().configure(&[space()], &lines, &rules, now, &mut b.events).unwrap();
-    let (mut tried, mut order) = (Vec::new(), Vec::new());
-    while let Ok((flight, port)) = b.take_by(&LeastConn, &tried) {
-        order.push(port);
-        tried.push(flight.number);
-        tried.sort_unstable();
+    for policy in [&LeastConn as &dyn Policy].into_iter().chain(DRAWN) {
+        let (mut tried, mut order) = (Vec::new(), Vec::new());
+        while let Ok((flight, port)) = b.take_by(policy, &tried) {
+            order.push(port);
+            tried.push(flight.number);
+            tried.sort_unstable();
+        }
+        let (primaries, backups) = order.split_at(5);
+        let sorted = |ports: &[u16]| {
+            let mut ports = ports.to_vec();
+            ports.sort_unstable();
+            ports
+        };
+        assert_eq!((sorted(primaries), sorted(backups)), (vec![1, 2, 3, 4, 5], vec![8, 9]));
+        b.check();
     }
-    let (primaries, backups) = order.split_at(5);
-    let sorted = |ports: &[u16]| {
-        let mut ports = ports.to_vec();
-        ports.sort_unstable();
-        ports
-    };
-    assert_eq!((sorted(primaries), sorted(backups)), (vec![1, 2, 3, 4, 5], vec![8, 9]));
-    b.check();
 }
 
 #[test]

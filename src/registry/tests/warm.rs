@@ -57,6 +57,35 @@ fn a_new_server_grows_to_its_share() {
 }
 
 #[test]
+fn a_server_that_grows_is_drawn_by_what_it_has_grown_to_and_hashed_by_its_weight() {
+    let mut b = old_and_new();
+    for tenth in 0..=10u64 {
+        let mut of_thousand = |policy| (0..10).map(|_| share(&mut b, policy, 2)).sum::<usize>();
+        let expected = 1000.0 * tenth as f64 / (10 + tenth) as f64;
+        let got = of_thousand(&Random) as f64;
+        assert!((got - expected).abs() <= 5.0 * expected.sqrt() + 5.0, "{tenth}/10: {got}");
+        for policy in [&Hash as &dyn Policy, &Consistent] {
+            let got = of_thousand(policy);
+            assert!(got.abs_diff(500) <= 80, "{policy:?} at {tenth}/10: {got}");
+        }
+        b.passes(SLOW / 10);
+        b.check();
+    }
+}
+
+#[test]
+fn those_that_begin_together_are_drawn_evenly() {
+    let mut b = Bench::new();
+    (1..=4).for_each(|n| register(&mut b, &slow(n)));
+    for policy in [&Random as &dyn Policy, &RandomTwo] {
+        for n in 1..=4 {
+            let got: usize = (0..10).map(|_| share(&mut b, policy, n)).sum();
+            assert!(got.abs_diff(250) <= 70, "{policy:?}: {got}");
+        }
+    }
+}
+
+#[test]
 fn requests_under_way_are_weighed_by_what_a_server_has_grown_to() {
     let mut b = old_and_new();
     b.passes(SLOW / 4);
