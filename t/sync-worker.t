@@ -164,7 +164,7 @@ subtest 'another Redis after a reload' => sub {
 
 for my $how (qw(quit reload term)) {
     subtest "a Redis that is hung does not hold up a $how" => sub {
-        my ($redis, $node, $other) = fresh(settings => { redis_timeout => ms(30 * time_scale()) });
+        my ($redis, $node, $other) = fresh(settings => { redis_timeout => "30s" });
         my $old = elected($node, $redis);
         $redis->pause;
         # So that it waits for an answer that does not come.
@@ -190,7 +190,7 @@ for my $how (qw(quit reload term)) {
 subtest 'a Redis that cannot be reached neither' => sub {
     my $redis = RegistryTest->redis;
     my $proxy = RegistryTest->proxy($redis->address);
-    my $node = node(redis => $redis->url(port => $proxy->port), settings => { redis_timeout => ms(30 * time_scale()) });
+    my $node = node(redis => $redis->url(port => $proxy->port), settings => { redis_timeout => "30s" });
     connected($node);
     $proxy->blackhole;
     $proxy->drop;
