@@ -159,7 +159,9 @@ impl Registry<'_> {
                 let again = if told {
                     s.flags & flag::UNSEEN != 0 && self.registered_since(slot, *ago, now)
                 } else {
-                    age(s.changed[changed::ADD], now) < *ago
+                    // What is milliseconds apart came in the order in which it is told, and this is
+                    // still to be told: Redis says what it makes of it.
+                    age(s.changed[changed::ADD], now) < ago.saturating_add(ALIKE)
                 };
                 if again && told {
                     self.g.servers[slot as usize].flags &= !flag::UNSEEN;
