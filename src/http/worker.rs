@@ -71,6 +71,15 @@ impl Local {
         self.hands.borrow_mut()
     }
 
+    /// Leaves what this process was elected for to those who stay.
+    pub(super) fn resign(&self) {
+        if let Some(worker) = self.hands().worker.as_mut()
+            && let Ok(mut registry) = Registry::lock(&self.zone)
+        {
+            registry.resign(worker);
+        }
+    }
+
     fn detach(&self) {
         self.attached.set(false);
         if let Some(worker) = self.hands().worker.take()

@@ -94,6 +94,12 @@ const STAMPED: [(u32, usize); 4] = [
     (pending::SWITCH, changed::SWITCH),
 ];
 
+/// Notes in the record of a server that departs which namespace it was in.
+pub(super) fn set_departed_space(s: &mut Server, name: &[u8; SPACE_NAME_MAX]) {
+    s.route.copy_from_slice(&name[..32]);
+    s.label.copy_from_slice(&name[32..]);
+}
+
 /// The name of a departed server's namespace.
 pub(super) fn departed_space(s: &Server) -> [u8; SPACE_NAME_MAX] {
     let mut name = [0; SPACE_NAME_MAX];
@@ -213,8 +219,7 @@ impl Registry<'_> {
         let t = &mut *self.g;
         let name = t.spaces[t.servers[slot as usize].space as usize].name;
         let s = &mut t.servers[slot as usize];
-        s.route.copy_from_slice(&name[..32]);
-        s.label.copy_from_slice(&name[32..]);
+        set_departed_space(s, &name);
         s.changed[changed::ADD] = stamped;
         s.pending = bits;
         s.edition = s.edition.wrapping_add(1);

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::address::Address;
 use super::member::EMPTY;
-use super::queue::{age, stamp_of_age};
+use super::queue::{age, set_departed_space, stamp_of_age};
 use super::space::{SpaceName, name_of};
 use super::{Error, Events, Happening, Now, Registry, Rules};
 use crate::shm::{Filed, NEVER_FILED, SPACE_NAME_MAX, Server, changed, flag, pending, reason};
@@ -419,8 +419,7 @@ impl Registry<'_> {
         if SpaceName::new(name).is_some() {
             let mut space = [0; SPACE_NAME_MAX];
             space[..name.len()].copy_from_slice(name);
-            server.route.copy_from_slice(&space[..32]);
-            server.label.copy_from_slice(&space[32..]);
+            set_departed_space(&mut server, &space);
             saved.address.write(&mut server);
             self.insert_departed(&server);
         }

@@ -222,6 +222,11 @@ local function beat_meta(ns, addr, at)
   end
 end
 
+-- What people read of the sum of all nodes' means: whole requests.
+local function put_score(ns, addr, total)
+  if zset(ns) then call('ZADD', zset(ns), int(math.floor(total / 1000 + 0.5)), addr) end
+end
+
 local function set_total(m, add)
   if add == 0 then return end
   local total = math.max(0, whole(call('HGET', S .. 'totals', m)) + add)
@@ -233,9 +238,7 @@ local function set_total(m, add)
   end
   call('ZADD', S .. 'total-index', int(total_seq), m)
   local ns, addr = string.match(m, '^(%S+) (.+)$')
-  if ns and call('HEXISTS', S .. 'meta:' .. ns, addr) == 1 and zset(ns) then
-    call('ZADD', zset(ns), int(math.floor(total / 1000 + 0.5)), addr)
-  end
+  if ns and call('HEXISTS', S .. 'meta:' .. ns, addr) == 1 then put_score(ns, addr, total) end
 end
 
 local function bury_server(ns, addr, m, r, at)
@@ -298,10 +301,7 @@ local function change(o)
     call('SADD', S .. 'spaces', ns)
     local heard = put_beat(ns, addr, m, told - o.hb, o.weak)
     put_meta(ns, addr, r, heard)
-    if zset(ns) then
-      local total = whole(call('HGET', S .. 'totals', m))
-      call('ZADD', zset(ns), int(math.floor(total / 1000 + 0.5)), addr)
-    end
+    put_score(ns, addr, whole(call('HGET', S .. 'totals', m)))
     return DONE, version
   end
 
@@ -334,7 +334,6 @@ local function change(o)
   if refused then fixes[#fixes + 1] = m end
   return DONE, r.v
 end
-
 
 local function absent(m)
   local r = record(m)
@@ -411,10 +410,7 @@ local function foreign_loss(o)
     call('HSET', beats(o.n), o.a, seconds(heard))
     note_beat(o.n, o.a, m, seconds(heard), heard)
   end
-  if zset(o.n) then
-    local total = whole(call('HGET', S .. 'totals', m))
-    call('ZADD', zset(o.n), int(math.floor(total / 1000 + 0.5)), o.a)
-  end
+  put_score(o.n, o.a, whole(call('HGET', S .. 'totals', m)))
   return DONE, r.v
 end
 
@@ -437,11 +433,12 @@ if q.node then
   local known = call('ZSCORE', S .. 'nodes', q.node)
   if not known and not q.reset then out.unknown = true end
   call('ZADD', S .. 'nodes', int(now), q.node)
-  if q.reset then
+  local function take_back()
     local all = call('HGETALL', counts)
     for i = 1, #all, 2 do set_total(all[i], -whole(all[i + 1])) end
     call('DEL', counts)
   end
+  if q.reset then take_back() end
   for i = 1, #(q.counts or {}), 2 do
     local m, mean = q.counts[i], q.counts[i + 1]
     local text = call('HGET', S .. 'records', m)
@@ -467,9 +464,7 @@ if q.node then
     out.buried = true
   end
   if q.leaving then
-    local left = call('HGETALL', counts)
-    for i = 1, #left, 2 do set_total(left[i], -whole(left[i + 1])) end
-    call('DEL', counts)
+    take_back()
     call('ZREM', S .. 'nodes', q.node)
     out.buried = true
   end

@@ -152,6 +152,9 @@ pub struct Node {
     offset: Option<i64>,
     /// Since when that is so, by the monotonic clock.
     offset_since: u64,
+    /// The epoch and the run to begin with where Redis has none: others when one may have been begun
+    /// with these.
+    fresh: (Identity, Identity),
     tickets: Vec<Ticket>,
     counts: VecDeque<(String, u32)>,
     copies: Vec<Copied>,
@@ -201,6 +204,7 @@ impl Node {
             at_once: true,
             offset: None,
             offset_since: 0,
+            fresh: fresh(),
             tickets: Vec::new(),
             counts: VecDeque::new(),
             copies: Vec::with_capacity(SLICE as usize),
@@ -216,11 +220,6 @@ impl Node {
     /// Something is said to be new in Redis.
     pub fn hint(&mut self) {
         self.hinted = true;
-    }
-
-    /// A message of another node's on the channel, or one that says that some may have been missed.
-    pub fn is_hint(&self, payload: &[u8]) -> bool {
-        payload != self.id.as_bytes()
     }
 
     /// Its name and incarnation.
@@ -321,8 +320,8 @@ impl Node {
             prefix: self.settings.prefix.clone(),
             epoch: Identity(shared.epoch),
             run: Identity(shared.run),
-            new_epoch: Identity(random_u64().max(1)),
-            new_run: Identity(random_u64().max(1)),
+            new_epoch: self.fresh.0,
+            new_run: self.fresh.1,
             cursor: shared.cursor,
             beat_cursor: shared.beat_cursor,
             total_cursor: shared.total_cursor,
@@ -425,7 +424,8 @@ impl Node {
     }
 
     fn failed(&mut self, why: String, zone: &Zone, now: Now) {
-        // What was told of counts may have come there or not.
+        // What was told of counts, or a run that was begun, may have come there or not.
+        self.fresh = fresh();
         self.reset = true;
         self.counts.clear();
         self.next_round = 0;
@@ -496,6 +496,7 @@ impl Node {
                 self.told_in_vain();
             }
             Answer::Run { epoch, run, lost, behind, purged } => {
+                self.fresh = fresh();
                 if behind {
                     self.say(Level::Warn, BEHIND.to_owned());
                 } else if lost {
@@ -580,6 +581,11 @@ const BEHIND: &str = "this node was away from Redis for longer than removals are
                       (redis_tombstone_ttl): what Redis has counts";
 /// Kinds of what an exchange brings.
 const PARTS: usize = 4;
+
+/// Identities that nobody has.
+fn fresh() -> (Identity, Identity) {
+    (Identity(random_u64().max(1)), Identity(random_u64().max(1)))
+}
 
 fn member(copied: &Copied) -> String {
     format!("{} {}", copied.namespace(), copied.name())

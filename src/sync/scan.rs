@@ -4,7 +4,7 @@
 //! One node at a time does this, the one that has the lease. What it finds carries what it saw:
 //! Redis takes it only when that is still there, so two that look at a time do no harm.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::LazyLock;
 
@@ -80,7 +80,7 @@ pub(super) struct Scanner {
     /// What has been complained of, by key and entry: a hash of the value.
     bad: HashMap<(String, String), u64>,
     /// Keys of a wrong type that have been complained of.
-    wrong: HashMap<String, ()>,
+    wrong: HashSet<String>,
 }
 
 /// What a slice brought.
@@ -200,7 +200,7 @@ impl Scanner {
 
     /// Notes public keys of a wrong type, for the log.
     pub(super) fn complain_of_key(&mut self, key: &str, kind: &str, warnings: &mut Vec<String>) {
-        if self.wrong.len() < REMEMBERED && self.wrong.insert(key.to_owned(), ()).is_none() {
+        if self.wrong.len() < REMEMBERED && self.wrong.insert(key.to_owned()) {
             let kind = if kind == "zset" { "sorted set" } else { kind };
             warnings.push(format!("key \"{key}\" in Redis is left alone: it is no {kind}"));
         }
@@ -299,7 +299,6 @@ struct Entry<'a> {
 }
 
 /// What counts of an entry.
-#[derive(PartialEq)]
 struct Meta {
     weight: u32,
     max_conns: u32,
@@ -318,8 +317,8 @@ impl Entry<'_> {
         if self.text.contains(char::REPLACEMENT_CHARACTER) {
             return Err("it is no UTF-8".to_owned());
         }
+        let known = if self.shadow.is_empty() { None } else { meta(self.shadow).ok() };
         let meta = meta(self.text)?;
-        let known = (!self.shadow.is_empty()).then(|| meta_of(self.shadow)).flatten();
         let new = known.is_none();
         let known = known.unwrap_or(Meta {
             weight: meta.weight,
@@ -359,10 +358,6 @@ impl Entry<'_> {
             ..Item::default()
         })
     }
-}
-
-fn meta_of(text: &str) -> Option<Meta> {
-    meta(text).ok()
 }
 
 fn meta(text: &str) -> Result<Meta, String> {

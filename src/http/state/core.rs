@@ -460,13 +460,8 @@ impl Core {
     }
 
     /// Leaves the work to those who stay.
-    pub(super) fn resign(&mut self) {
-        let mut hands = self.local.hands();
-        if let Some(worker) = hands.worker.as_mut()
-            && let Ok(mut registry) = Registry::lock(&self.local.zone)
-        {
-            registry.resign(worker);
-        }
+    pub(super) fn resign(&self) {
+        self.local.resign();
     }
 
     /// Lets the thread finish what it has, and ends it.

@@ -263,15 +263,6 @@ impl Core {
         self.line = None;
     }
 
-    fn resign(&mut self) {
-        let mut hands = self.local.hands();
-        if let Some(worker) = hands.worker.as_mut()
-            && let Ok(mut registry) = Registry::lock(&self.local.zone)
-        {
-            registry.resign(worker);
-        }
-    }
-
     /// Tells Redis what is still to be told, and that this node goes; not when Redis is away.
     fn farewell(&mut self) {
         let zone = &self.local.zone;
@@ -316,7 +307,7 @@ impl Woken for Hand {
 
     fn leaving(&mut self) {
         let mut core = self.0.borrow_mut();
-        core.resign();
+        core.local.resign();
         core.hang_up();
     }
 }
