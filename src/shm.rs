@@ -21,7 +21,8 @@ pub use layout::{LAYOUT_VERSION, Layout, MIN_ARENA, SizeError};
 pub use lock::{Acquired, LockError};
 pub use records::{AGES, Filed, Header, JOURNAL_EMPTY, NEVER_FILED, Shared, WARMING};
 pub use records::{
-    Extent, HeapEntry, Key, LedgerEntry, NAME_MAX, NONE, SPACE_NAME_MAX, Server, Slots, Space,
-    WorkerRecord, changed, class, dirty, flag, heap, pending, reason, space_flag,
+    Checks, Extent, HEALTH_PATH_MAX, HeapEntry, Key, LedgerEntry, NAME_MAX, NONE, SPACE_NAME_MAX,
+    Server, Slots, Space, WorkerRecord, changed, class, dirty, flag, heap, pending, reason,
+    space_flag, timeout,
 };
 pub use zone::{Guard, OpenError, Tables, Zone, random_u64};

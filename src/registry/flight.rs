@@ -269,7 +269,7 @@ impl Registry<'_> {
         let was_out = !alone && s.max_fails > 0 && s.fail_marks >= s.max_fails;
         match verdict {
             Verdict::Failed => {
-                s.fails += 1;
+                s.fails = s.fails.saturating_add(1);
                 if alone {
                     s.fail_marks = 0;
                 } else {

@@ -500,6 +500,7 @@ pub(super) const EMPTY: Server = Server {
     turn: [0; 2],
     requests: 0,
     fails: 0,
+    served_mono: 0,
     accessed_mono: 0,
     checked_mono: 0,
     max_fails: 1,
@@ -537,6 +538,8 @@ pub(super) const EMPTY: Server = Server {
     bytes: [0; 2],
     responses: [0; 5],
     route: [0; 32],
-    label: [0; 32],
-    health_path: [0; 48],
+    label: [0; 20],
+    parent: NONE,
+    timeouts_ms: [0; 3],
+    health_path: [0; crate::shm::HEALTH_PATH_MAX],
 };

@@ -8,7 +8,9 @@
 use super::repair::before;
 use super::space::SpaceName;
 use super::{Now, Registry};
-use crate::shm::{AGES, NONE, SPACE_NAME_MAX, Server, Tables, changed, fault, flag, pending};
+use crate::shm::{
+    AGES, HEALTH_PATH_MAX, NONE, SPACE_NAME_MAX, Server, Tables, changed, fault, flag, pending,
+};
 
 /// Milliseconds that a departed server is kept after Redis was told: longer than a replica may lag
 /// and a failover may take.
@@ -97,14 +99,14 @@ const STAMPED: [(u32, usize); 4] = [
 /// Notes in the record of a server that departs which namespace it was in.
 pub(super) fn set_departed_space(s: &mut Server, name: &[u8; SPACE_NAME_MAX]) {
     s.route.copy_from_slice(&name[..32]);
-    s.label.copy_from_slice(&name[32..]);
+    s.health_path[..32].copy_from_slice(&name[32..]);
 }
 
 /// The name of a departed server's namespace.
 pub(super) fn departed_space(s: &Server) -> [u8; SPACE_NAME_MAX] {
     let mut name = [0; SPACE_NAME_MAX];
     name[..32].copy_from_slice(&s.route);
-    name[32..].copy_from_slice(&s.label);
+    name[32..].copy_from_slice(&s.health_path[..32]);
     name
 }
 
@@ -324,7 +326,7 @@ impl Registry<'_> {
                 if s.is_departed() {
                     // The removal did not come to pass.
                     s.flags &= !flag::DEPARTED;
-                    (s.route, s.label) = ([0; 32], [0; 32]);
+                    (s.route, s.health_path) = ([0; 32], [0; HEALTH_PATH_MAX]);
                     s.pending &= !pending::REMOVE;
                 }
             } else if !s.is_departed() {

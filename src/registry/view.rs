@@ -98,7 +98,7 @@ impl ServerView {
                 _ => None,
             },
             requests: s.requests,
-            fails: s.fails,
+            fails: s.fails.into(),
             is_static: s.flags & flag::STATIC != 0,
             backup: s.flags & flag::BACKUP != 0,
             eligible: ready && !silent,

@@ -2,11 +2,11 @@
 
 use std::mem::{align_of, size_of};
 
-use super::records::{Header, HeapEntry, LedgerEntry, Server, Slots, Space, WorkerRecord};
+use super::records::{Checks, Header, HeapEntry, LedgerEntry, Server, Slots, Space, WorkerRecord};
 
 /// Version of the layout: a zone made by other code is not read, its successor copies from it only
 /// when this number is the same.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// The smallest useful arena, in bytes.
 pub const MIN_ARENA: usize = 96 * 1024;
@@ -48,6 +48,7 @@ pub struct Layout {
     pub(super) space_index_at: usize,
     pub(super) servers_at: usize,
     pub(super) slots_at: usize,
+    pub(super) checks_at: usize,
     pub(super) server_index_at: usize,
     pub(super) heap_at: usize,
     pub(super) ledger_at: usize,
@@ -56,7 +57,7 @@ pub struct Layout {
 /// Heap entries for each server: one in each order, and slack so that a heap seldom has to move.
 const HEAP_PER_SERVER: usize = 3;
 /// Ledger entries for each server.
-const LEDGER_PER_SERVER: usize = 2;
+const LEDGER_PER_SERVER: usize = 1;
 /// Servers for each namespace.
 const SERVERS_PER_SPACE: usize = 4;
 /// Namespaces, heap and ledger entries that even the smallest zone has.
@@ -80,7 +81,7 @@ impl Layout {
             + size_of::<WorkerRecord>() * workers
             + SPARE * (space_cost + size_of::<HeapEntry>() + size_of::<LedgerEntry>())
             // what aligning the tables can cost
-            + 10 * align_of::<Server>();
+            + 11 * align_of::<Server>();
 
         // Nodes of a tree name servers and each other in 20 bits.
         let servers = ((size - fixed) * SERVERS_PER_SPACE
@@ -105,6 +106,7 @@ impl Layout {
         let space_index_at = place(size_of::<u32>() * spaces, 64);
         let servers_at = place(size_of::<Server>() * servers, 64);
         let slots_at = place(size_of::<Slots>() * servers, 64);
+        let checks_at = place(size_of::<Checks>() * servers, 64);
         let server_index_at = place(size_of::<u32>() * servers, 64);
         let heap_at = place(size_of::<HeapEntry>() * heap, 64);
         let ledger_at = place(size_of::<LedgerEntry>() * ledger, 64);
@@ -124,6 +126,7 @@ impl Layout {
             space_index_at,
             servers_at,
             slots_at,
+            checks_at,
             server_index_at,
             heap_at,
             ledger_at,
@@ -134,6 +137,7 @@ impl Layout {
     pub const fn bytes_per_server() -> usize {
         size_of::<Server>()
             + size_of::<Slots>()
+            + size_of::<Checks>()
             + size_of::<u32>()
             + HEAP_PER_SERVER * size_of::<HeapEntry>()
             + LEDGER_PER_SERVER * size_of::<LedgerEntry>()

@@ -11,8 +11,11 @@ pub const NONE: u32 = u32::MAX;
 /// Longest name of a namespace, in bytes.
 pub const SPACE_NAME_MAX: usize = 64;
 
-/// Longest printed address of a server: `unix:` and a full `sun_path`.
-pub const NAME_MAX: usize = 116;
+/// Longest printed address of a server: `unix:` and a full `sun_path`, which ends with a zero byte.
+pub const NAME_MAX: usize = 112;
+
+/// Longest path that health checks of one server ask for, in bytes.
+pub const HEALTH_PATH_MAX: usize = 48;
 
 /// The classes a server can be in: exactly one at a time, the first that applies in this order of
 /// precedence, save that [`class::READY`] means that none does.
@@ -66,7 +69,7 @@ pub mod flag {
     /// So many nodes share the server that their ties are broken apart: see `registry::order`.
     pub const MANY_NODES: u32 = 1 << 13;
     /// It was removed, and the slot is kept to tell Redis so, and for a while after. It is not `live`
-    /// then; its namespace stands in `route` and `label`.
+    /// then; its namespace stands in `route` and `health_path`.
     pub const DEPARTED: u32 = 1 << 12;
 }
 
@@ -88,6 +91,16 @@ pub mod pending {
     pub const FORGET: u32 = 1 << 6;
     /// Everything there is to say of a server.
     pub const ALL: u32 = ADD | WEIGHT | MAX_CONNS | SWITCH | BEAT;
+}
+
+/// Places in [`Server::timeouts_ms`].
+pub mod timeout {
+    /// `connect_timeout`.
+    pub const CONNECT: usize = 0;
+    /// `send_timeout`.
+    pub const SEND: usize = 1;
+    /// `read_timeout`.
+    pub const READ: usize = 2;
 }
 
 /// Places in [`Server::changed`].
@@ -403,7 +416,9 @@ pub struct Server {
     /// Requests sent here since the start or the last reset.
     pub requests: u64,
     /// Failures since the start or the last reset.
-    pub fails: u64,
+    pub fails: u32,
+    /// When it last answered a request well: the low half of the monotonic clock.
+    pub served_mono: u32,
     /// When it last failed.
     pub accessed_mono: u64,
     /// When it last failed or was tried again after a failure.
@@ -439,6 +454,8 @@ pub struct Server {
     pub disabled_reason: u16,
     /// While it grows to its weight: how much of it it has, in 1/256; 0: all of it.
     pub warmth: u16,
+    /// Of an address that a name was resolved to: the slot of that name; else [`NONE`].
+    pub parent: u32,
     /// Last sign of life.
     pub heartbeat_wall: u64,
     /// First registration.
@@ -468,9 +485,9 @@ pub struct Server {
     /// Monotonic time when `busy` was last 0.
     pub busy_from: u64,
 
-    // Room for what the same record will carry next, so that a zone keeps its layout.
     /// When it began to grow to its weight.
     pub started_mono: u64,
+    // Room for what the same record will carry next, so that a zone keeps its layout.
     /// Bytes to and from the server.
     pub bytes: [u64; 2],
     /// Responses by class, 1xx to 5xx.
@@ -478,9 +495,35 @@ pub struct Server {
     /// Name for sticky routes.
     pub route: [u8; 32],
     /// Free text for people.
-    pub label: [u8; 32],
-    /// What health checks ask for.
-    pub health_path: [u8; 48],
+    pub label: [u8; 20],
+    /// Milliseconds that requests to it wait for a connection, between two writes and between two
+    /// reads; 0: as the location says. Indexed by [`timeout`].
+    pub timeouts_ms: [u32; 3],
+    /// What health checks ask for instead of their `uri`; empty: that. Ends at its first zero byte.
+    pub health_path: [u8; HEALTH_PATH_MAX],
+}
+
+/// What health checks found about the server in the slot of the same index; all zero before the
+/// first.
+///
+/// Apart from the records, because requests never look at it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checks {
+    /// Monotonic time when the last check began; 0: none has.
+    pub begun_mono: u64,
+    /// When the last one ended, since the epoch; 0: none has.
+    pub ended_wall: u64,
+    /// How many have ended.
+    pub checks: u32,
+    /// How many of these failed.
+    pub fails: u32,
+    /// Milliseconds that the last one took.
+    pub latency_ms: u32,
+    /// How many passed in a row, or, below 0, failed.
+    pub row: i16,
+    /// Why the last one failed, as `registry::health` writes it; 0: it passed.
+    pub trouble: u16,
 }
 
 /// Where a server stands in the heaps and the tree: positions, [`NONE`] when in none.

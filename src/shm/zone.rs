@@ -10,8 +10,8 @@ use super::fault;
 use super::layout::{LAYOUT_VERSION, Layout, SizeError};
 use super::lock::{Acquired, LockError, Mutex};
 use super::records::{
-    Filed, Header, HeapEntry, JOURNAL_EMPTY, LedgerEntry, NEVER_FILED, NONE, Server, Shared, Slots,
-    Space, WorkerRecord, dirty,
+    Checks, Filed, Header, HeapEntry, JOURNAL_EMPTY, LedgerEntry, NEVER_FILED, NONE, Server,
+    Shared, Slots, Space, WorkerRecord, dirty,
 };
 
 /// "ngxureg" and the kind of file.
@@ -227,6 +227,7 @@ impl Zone {
                 space_index: self.table(l.space_index_at, l.spaces),
                 servers: self.table(l.servers_at, l.servers),
                 slots: self.table(l.slots_at, l.servers),
+                checks: self.table(l.checks_at, l.servers),
                 server_index: self.table(l.server_index_at, l.servers),
                 heap: self.table(l.heap_at, l.heap),
                 ledger: self.table(l.ledger_at, l.ledger),
@@ -259,6 +260,8 @@ pub struct Tables<'a> {
     pub servers: &'a mut [Server],
     /// Where each server stands in the heaps.
     pub slots: &'a mut [Slots],
+    /// What health checks found about each server.
+    pub checks: &'a mut [Checks],
     /// Hash chains of servers.
     pub server_index: &'a mut [u32],
     /// The entries of all heaps.
