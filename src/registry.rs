@@ -33,6 +33,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod trouble;
 mod view;
 mod warm;
 mod worker;
@@ -51,6 +52,7 @@ pub use saved::{Copied, Merge, SavedServer, Snapshot, Source, SwitchedOff};
 pub use space::{SpaceName, SpaceRef};
 pub use statics::StaticServer;
 pub use sweep::Sweep;
+pub use trouble::Trouble;
 pub use view::{Cursor, Health, ServerView, Sharing, State};
 pub use worker::Worker;
 
