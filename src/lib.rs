@@ -11,6 +11,7 @@
 //! | [`idle`] | connections kept open to servers |
 //! | [`state`] | the state file: its format, and how it is read and replaced |
 //! | [`sync`] | Redis: where it is, scripts that run there, what other nodes publish |
+//! | `time` | times as nginx writes them |
 //! | `nginx` | thin safe wrappers for what the `ngx` crate lacks |
 //! | `http` | the nginx module: directives, upstream callbacks, workers |
 //!
@@ -23,6 +24,8 @@ pub mod registry;
 pub mod shm;
 pub mod state;
 pub mod sync;
+
+mod time;
 
 #[cfg(feature = "module")]
 mod http;
