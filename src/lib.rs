@@ -8,6 +8,7 @@
 //! | [`balance`] | how one server is chosen, one policy a file |
 //! | [`shm`] | the records in shared memory, their lock |
 //! | [`api`] | the HTTP interface: request in, reply out |
+//! | [`health`] | health checks: what is asked of a server, how its answer is judged |
 //! | [`idle`] | connections kept open to servers |
 //! | [`state`] | the state file: its format, and how it is read and replaced |
 //! | [`sync`] | Redis: where it is, scripts that run there, what other nodes publish |
@@ -19,6 +20,7 @@
 
 pub mod api;
 pub mod balance;
+pub mod health;
 pub mod idle;
 pub mod registry;
 pub mod shm;
