@@ -253,7 +253,7 @@ impl Answer {
             None if self.answered && end => {}
             Some(100..200) if !self.answered && !end => return Ok(None),
             Some(200) if !self.answered => self.answered = true,
-            Some(status @ 100..1000) if !self.answered => return Err(Trouble::Status(status)),
+            Some(status @ 200..1000) if !self.answered => return Err(Trouble::Status(status)),
             _ => return Err(Trouble::Garbage),
         }
         match fields.grpc_status {

@@ -118,7 +118,8 @@ impl<'a> Text<'a> {
             digits += 1;
             left -= length;
         }
-        let padding = (1u32 << left) - 1;
+        // At most seven bits are left to fill up.
+        let padding = !(!0u32 << left.min(8));
         (left < 8 && digits > 0 && bits & padding == padding).then_some(number)
     }
 }
@@ -141,4 +142,134 @@ fn integer(block: &mut &[u8], prefix: u32) -> Option<u32> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use httlib_hpack::Encoder;
+    use proptest::prelude::*;
+
+    use super::{Fields, read};
+    use crate::shm::testing::cases;
+
+    /// All ways in which a field may be encoded, with no table.
+    const WAYS: [u8; 8] = [
+        0,
+        Encoder::HUFFMAN_NAME,
+        Encoder::HUFFMAN_VALUE,
+        Encoder::HUFFMAN_NAME | Encoder::HUFFMAN_VALUE,
+        Encoder::NEVER_INDEXED | Encoder::HUFFMAN_VALUE,
+        Encoder::WITH_INDEXING | Encoder::HUFFMAN_VALUE,
+        Encoder::BEST_FORMAT,
+        Encoder::BEST_FORMAT | Encoder::HUFFMAN_NAME | Encoder::HUFFMAN_VALUE,
+    ];
+
+    fn encoded(fields: &[(&str, String, u8)]) -> Vec<u8> {
+        let mut encoder = Encoder::with_dynamic_size(0);
+        let mut block = Vec::new();
+        for (name, value, how) in fields {
+            let field = (name.as_bytes().to_vec(), value.as_bytes().to_vec(), *how);
+            encoder.encode(field, &mut block).unwrap();
+        }
+        block
+    }
+
+    #[test]
+    fn each_number_is_read_in_each_form() {
+        for number in 0..10_000 {
+            for how in WAYS {
+                let block = encoded(&[
+                    (":status", number.to_string(), how),
+                    ("x-grpc-status", "7".to_owned(), how),
+                    ("grpc-status", format!("{number:04}"), how),
+                ]);
+                let fields = Fields { status: Some(number), grpc_status: Some(number) };
+                assert_eq!(read(&block), Some(fields), "{number} {how}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        for value in [
+            "", "a", "20a", "a20", "2 0", "-1", "+1", "12345", "00000", "1234567", "4:", "2.", "!",
+            "\u{7f}",
+        ] {
+            for how in WAYS {
+                let block = encoded(&[("grpc-status", value.to_owned(), how)]);
+                assert_eq!(read(&block), None, "{value:?} {how}");
+            }
+        }
+        // 2 is 00010; whoever fills up the byte must do it with ones, and not with a whole byte.
+        let block = |value: &[u8]| [&[0x08, 0x80 | value.len() as u8], value].concat();
+        assert_eq!(read(&block(&[0x17])).unwrap().status, Some(2));
+        for value in [&[0x16][..], &[0x10, 0xff], &[0x17, 0xff], &[0xff]] {
+            assert_eq!(read(&block(value)), None, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn statuses_of_the_table_are_known() {
+        for status in ["200", "204", "206", "304", "400", "404", "500"] {
+            let block = encoded(&[(":status", status.to_owned(), Encoder::BEST_FORMAT)]);
+            assert_eq!(block.len(), 1, "{status}");
+            assert_eq!(read(&block).unwrap().status, status.parse().ok());
+        }
+        assert_eq!(read(&[]), Some(Fields::default()));
+        // Sizes of the table: none, and nginx's.
+        assert_eq!(read(&[0x20, 0x3f, 0xe1, 0x1f, 0x89]).unwrap().status, Some(204));
+    }
+
+    #[test]
+    fn what_is_malformed_is_refused() {
+        for block in [
+            // An index of 0, and one of the table that we have not.
+            &[0x80][..],
+            &[0xbe],
+            &[0xff, 0x80, 0x01],
+            &[0x7f, 0, 1, b'x'],
+            &[0x0f, 47, 1, b'x'],
+            // Cut off.
+            &[0xff],
+            &[0xff, 0x80],
+            &[0x08],
+            &[0x08, 3, b'2', b'0'],
+            &[0x00, 1, b'x'],
+            &[0x00, 5, b'x'],
+            &[0x00, 0x7f],
+            // Numbers that are too large.
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+            &[0x08, 0x7f, 0xff, 0xff, 0xff, 0xff, 0x7f],
+            &[0x3f, 0xe2, 0x1f],
+        ] {
+            assert_eq!(read(block), None, "{block:x?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(500)))]
+
+        #[test]
+        fn fuzz_of_fields_finds_the_two(
+            before in prop::collection::vec(("[a-z:-]{1,20}", "[ -~]{0,40}", 0..WAYS.len()), 0..6),
+            status in 100..1000u16,
+            grpc_status in 0..17u16,
+            ways in [0..WAYS.len(), 0..WAYS.len()],
+        ) {
+            let mut fields: Vec<_> = before
+                .iter()
+                .filter(|(name, ..)| name != ":status" && name != "grpc-status")
+                .map(|(name, value, way)| (name.as_str(), value.clone(), WAYS[*way]))
+                .collect();
+            fields.push(("grpc-status", grpc_status.to_string(), WAYS[ways[1]]));
+            fields.insert(fields.len() / 2, (":status", status.to_string(), WAYS[ways[0]]));
+            let found = Fields { status: Some(status), grpc_status: Some(grpc_status) };
+            prop_assert_eq!(read(&encoded(&fields)), Some(found));
+        }
+
+        #[test]
+        fn fuzz_of_blocks_is_survived(block in prop::collection::vec(any::<u8>(), 0..60)) {
+            read(&block);
+        }
+    }
 }

@@ -151,3 +151,84 @@ proptest! {
         }
     }
 }
+
+/// A gigabyte in pieces of 16k: `start`, and then `more` again and again.
+fn gigabyte<'a>(start: &'a [u8], more: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    std::iter::once(start).chain(std::iter::repeat_n(more, 1 << 16))
+}
+
+#[test]
+fn answers_without_end_are_judged_after_some_of_them() {
+    let body = [b' '; 16 * 1024];
+    let line = b"a: b\r\n".repeat(2700);
+    let chunk = [b"3fec\r\n", &[b' '; 0x3fec][..], b"\r\n"].concat();
+    let small_chunks = b"1\r\n \r\n".repeat(2700);
+    let ok = "HTTP/1.1 200 OK\r\n";
+    let chunked = format!("{ok}Transfer-Encoding: chunked\r\n\r\n");
+    let sized = format!("{ok}Content-Length: 1073741824\r\n\r\n");
+    let (no, closed, long) = (Err(Trouble::Body), format!("{ok}\r\n"), Err(Trouble::TooLong));
+    for (line, start, more, verdict, most) in [
+        ("", ok, &line[..], long, 32 << 10),
+        ("", ok, &body, long, 32 << 10),
+        ("body~ok", ok, &line, long, 32 << 10),
+        ("", &sized, &body, Ok(()), 32 << 10),
+        ("body~ok", &sized, &body, no, 300 << 10),
+        ("body!~ok", &sized, &body, Ok(()), 300 << 10),
+        ("body~ok", &closed, &body, no, 300 << 10),
+        ("body~ok", &chunked, &chunk, no, 300 << 10),
+        ("body~ok", &chunked, &small_chunks, no, 2 << 20),
+    ] {
+        let (found, read) = watched(&check(line), gigabyte(start.as_bytes(), more));
+        assert_eq!(found, verdict, "{line} {start:?}");
+        assert!(read <= most, "{line} {start:?}: {read} bytes were read");
+    }
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let headers = [&settings[..], &[0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88]].concat();
+    let open = [&settings[..], &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x88]].concat();
+    let part = [&[0, 0x10, 0, 9, 0, 0, 0, 0, 1][..], &[0x88; 4096]].concat();
+    let parts = [0, 0, 0, 9, 0, 0, 0, 0, 1].repeat(1800);
+    let pings = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(900);
+    let nothing = [0, 0, 0, 0, 0, 0, 0, 0, 1].repeat(1800);
+    let unknown = [&[0, 0x3f, 0xf7, 77, 0, 0, 0, 0, 0][..], &[0; 0x3ff7]].concat();
+    let message = [&[0, 0x10, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 1][..], &[1; 0xffb]].concat();
+    let garbage = Err(Trouble::Garbage);
+    for (start, more, verdict, most) in [
+        (&open, &part, Err(Trouble::TooLong), 32 << 10),
+        (&open, &parts, garbage, 32 << 10),
+        (&headers, &pings, garbage, 64 << 10),
+        (&headers, &nothing, garbage, 32 << 10),
+        (&headers, &unknown, garbage, 17 << 20),
+        (&headers, &message, garbage, 32 << 10),
+    ] {
+        let (found, read) = watched(&check("type=grpc"), gigabyte(start, more));
+        assert_eq!(found, verdict, "{more:?}");
+        assert!(read <= most, "{more:?}: {read} bytes were read");
+    }
+}
+
+#[test]
+fn no_expression_takes_long() {
+    let began = Instant::now();
+    for (pattern, body) in [
+        ("(a+)+$", "a"),
+        ("^(a|aa)+$", "a"),
+        ("(.*)*x", "a"),
+        ("(a|a)*(a|a)*(a|a)*b", "a"),
+        // More states than are kept of any machine.
+        ("a[ab]{500}[^ab]{2}$", "ab"),
+        ("(a|b|ab)*bbb[ab]{500}a$", "ab"),
+        ("(?:a?){200}a{200}b", "a"),
+    ] {
+        let check = Arc::new(Check::parse(&[&format!("body~{pattern}")]).unwrap().unwrap());
+        let body = body.repeat(BODY_MAX / body.len());
+        let answer = format!("HTTP/1.1 200 OK\r\n\r\n{}!", &body[1..]);
+        let one = Instant::now();
+        assert_eq!(
+            watched(&check, answer.as_bytes().chunks(100)).0,
+            Err(Trouble::Body),
+            "{pattern}"
+        );
+        println!("{pattern} {:?}", one.elapsed());
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
