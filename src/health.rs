@@ -19,7 +19,7 @@ mod talk;
 mod tests;
 
 pub use body::{BODY_MAX, BodyRule};
-pub use check::{Check, Initial, Kind};
+pub use check::{Check, Kind};
 pub use statuses::Statuses;
 pub use talk::Talk;
 

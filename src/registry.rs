@@ -43,7 +43,7 @@ pub use address::{Address, AddressError, Host, parse_host};
 pub use check::Totals;
 pub use event::{Event, Events, Happening};
 pub use flight::{Choice, Flight, Nobody, Released, Target, Verdict};
-pub use health::{CHECK_RULES_MAX, CheckPlan, CheckRules, CheckView, Claim, Initial, Share};
+pub use health::{CHECK_RULES_MAX, CheckPlan, CheckRules, CheckView, Claim, Duty, Initial, Share};
 pub use life::{Afar, Change, OnDuplicate, OnExpire, Registration, Rules, Watch, Watched};
 pub use means::Round;
 pub use network::{Network, NetworkError};

@@ -1,6 +1,7 @@
 //! What a server is asked, how often, and what counts as well.
 
 use super::{BodyRule, Statuses};
+use crate::registry::Initial;
 
 /// How servers are checked: what `health_check` says. Times in milliseconds.
 #[derive(Clone, Debug)]
@@ -71,17 +72,6 @@ impl Kind {
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Https)
     }
-}
-
-/// What a server is taken for until checks have shown what it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Initial {
-    /// Well until `fails` checks failed.
-    Up,
-    /// Unhealthy until `passes` checks passed.
-    Down,
-    /// Unhealthy until its first check, which alone decides.
-    Probe,
 }
 
 impl Default for Check {

@@ -2,7 +2,8 @@
 
 use std::fmt::Display;
 
-use super::{BodyRule, Check, Initial, Kind, Statuses};
+use super::{BodyRule, Check, Kind, Statuses};
+use crate::registry::Initial;
 use crate::time;
 
 const DAY: u64 = 86_400_000;

@@ -71,6 +71,17 @@ impl Share {
     }
 }
 
+/// What a worker asks for when it looks for checks.
+#[derive(Clone, Copy, Debug)]
+pub struct Duty<'a> {
+    /// Its part of them.
+    pub share: Share,
+    /// The rules of all namespaces, as [`CheckPlan`] numbers them.
+    pub rules: &'a [CheckRules],
+    /// Most checks that it takes.
+    pub most: usize,
+}
+
 /// A check that is to be made, by whoever has this.
 #[derive(Clone, Copy)]
 pub struct Claim {
@@ -219,13 +230,13 @@ impl Registry<'_> {
     }
 
     /// Looks at `slots` servers from `from` on, and claims the checks that are due and fall to this
-    /// share, as long as `into` has room. Returns where to go on; `None`: that was the last server.
+    /// duty, as long as there is room. Returns where to go on; `None`: that was the
+    /// last server.
     pub fn claim_checks(
         &mut self,
         from: u32,
         slots: u32,
-        share: Share,
-        rules: &[CheckRules],
+        duty: &Duty<'_>,
         now: Now,
         into: &mut Vec<Claim>,
     ) -> Option<u32> {
@@ -241,21 +252,21 @@ impl Registry<'_> {
                 continue;
             }
             let Some((rule, known)) = rule_of(t.spaces[s.space as usize].flags)
-                .and_then(|rule| Some((rule, rules.get(rule)?)))
+                .and_then(|rule| Some((rule, duty.rules.get(rule)?)))
             else {
                 continue;
             };
             let checks = &mut t.checks[slot as usize];
             let due = due(checks, s.number, known);
             // Whose share it is nobody knows for sure when a worker has just died.
-            let since = match slot % share.of == share.rank {
+            let since = match slot % duty.share.of == duty.share.rank {
                 true => due,
                 false => due.max(s.started_mono) + known.interval / 2 + LOST,
             };
             if now.mono < since || has_served(s, checks, known, now) {
                 continue;
             }
-            if into.len() == into.capacity() {
+            if into.len() >= duty.most {
                 return Some(slot);
             }
             checks.begun_mono = now.mono;

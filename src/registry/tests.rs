@@ -107,12 +107,13 @@ impl Bench {
 
     /// The checks that are due, this worker's and those that nobody makes.
     fn due(&mut self) -> Vec<Claim> {
-        let mut claims = Vec::with_capacity(1000);
+        let mut claims = Vec::new();
         let share = self.registry().share_of_checks(&self.worker).unwrap();
-        let (rules, now) = ([self.checks], self.now);
+        let duty = Duty { share, rules: &[self.checks], most: 1000 };
+        let now = self.now;
         let mut at = Some(0);
         while let Some(from) = at {
-            at = self.registry().claim_checks(from, 3, share, &rules, now, &mut claims);
+            at = self.registry().claim_checks(from, 3, &duty, now, &mut claims);
         }
         claims
     }

@@ -1,6 +1,7 @@
 //! What may stand behind `health_check`.
 
 use super::*;
+use crate::registry::Initial;
 
 #[test]
 fn all_that_is_not_said_has_a_default() {
