@@ -8,11 +8,15 @@ use crate::registry::Trouble;
 /// So much of a body is looked at, in bytes.
 pub const BODY_MAX: usize = 256 * 1024;
 
-/// A body is matched when it has so many bytes, then at each doubling, and at its end.
+/// A body is matched when it has so many bytes, then when it has grown fourfold, and at its end.
 const FIRST_LOOK: usize = 64;
 
-/// Most memory that a compiled expression may take. What it costs to match grows with it.
-const REGEX_MAX: usize = 64 * 1024;
+const GROWTH: usize = 4;
+
+/// Most memory that a compiled expression may take, in bytes. A usual one takes a tenth, and a
+/// millisecond for all of a body; the worst one of this size takes a second for the worst body, and
+/// larger ones more, in proportion.
+const REGEX_MAX: usize = 16 * 1024;
 
 /// Longest extensions of a chunk, in bytes.
 const EXTENSION_MAX: u16 = 1024;
@@ -133,8 +137,8 @@ impl Body {
         }
     }
 
-    /// Adds to it, and looks at it whenever it has doubled: so all looks together cost no more than
-    /// two at the whole, and don't depend on the pieces that it comes in.
+    /// Adds to it, and looks at it whenever it has grown enough: so all looks together cost hardly more
+    /// than one at the whole, and don't depend on the pieces that it comes in.
     fn add(&mut self, rule: &BodyRule, mut piece: &[u8]) -> Option<Verdict> {
         while !piece.is_empty() {
             let room = self.look_at - self.text.len();
@@ -150,7 +154,7 @@ impl Body {
                 if verdict.is_some() {
                     return verdict;
                 }
-                self.look_at *= 2;
+                self.look_at = (self.look_at * GROWTH).min(BODY_MAX);
             }
         }
         None
