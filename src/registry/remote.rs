@@ -229,6 +229,7 @@ impl Registry<'_> {
                 stamp_of_age(live.weight_age, now),
                 stamp_of_age(live.max_conns_age, now),
                 stamp_of_age(live.switch_age, now),
+                stamp_of_age(live.added, now),
             ],
             busy_from: now.mono,
             busy_until: now.mono,
