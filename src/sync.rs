@@ -12,6 +12,7 @@ mod courier;
 mod endpoint;
 mod error;
 mod exchange;
+mod given;
 mod link;
 mod listener;
 mod mend;

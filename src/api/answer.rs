@@ -228,6 +228,8 @@ impl Call<'_> {
                     max_fails: params.max_fails()?,
                     fail_timeout_ms: params.fail_timeout()?,
                     slow_start_ms: params.slow_start()?,
+                    timeouts_ms: params.timeouts()?,
+                    health_path: params.health_path()?,
                 };
                 self.allowed(&registration.address)?;
                 self.add(ns, &registration, &addr, events)

@@ -12,6 +12,7 @@ use crate::registry::{Events, Network, Now, OnDuplicate, OnExpire, Rules, SpaceN
 use crate::shm::Zone;
 use crate::shm::testing::zone;
 
+mod settings;
 mod slices;
 
 const RULES: Rules = Rules {

@@ -5,6 +5,7 @@ mod counts;
 mod damage;
 mod histories;
 mod losses;
+mod settings;
 mod silence;
 mod wipes;
 
