@@ -204,7 +204,7 @@ subtest 'what is refused' => sub {
             for '', 'never', '25h', -1;
     }
     is_deeply($message->(health_path => $_), { code => 400,
-        message => 'Parameter "health_path" must be a path that begins with "/", of at most 48 printable ASCII characters and no space, or empty' },
+        message => 'Parameter "health_path" must be a path that begins with "/", of at most 48 printable ASCII characters and neither space nor "#", or empty' },
         "health_path \"$_\"") for 'live', '/a b', "/a\r\nX: y", '/' . 'x' x 48, "/\xe4";
     my $r = api_json($node, add => { ns => 'alone', host => $backend{slow}->host, port => $backend{slow}->port, read_timeout => 2, health_path => '/' . 'x' x 47 });
     is($r->{status}, 200, 'as JSON');

@@ -71,12 +71,12 @@ impl HealthPath {
     pub const NONE: Self = Self([0; HEALTH_PATH_MAX]);
 
     /// What it may be, for messages.
-    pub const SYNTAX: &str =
-        "a path that begins with \"/\", of at most 48 printable ASCII characters and no space";
+    pub const SYNTAX: &str = "a path that begins with \"/\", of at most 48 printable ASCII characters and neither space nor \"#\"";
 
     /// Reads one; an empty text is [`HealthPath::NONE`]. `None`: it is none of [`HealthPath::SYNTAX`].
     pub fn new(text: &str) -> Option<Self> {
-        let fits = text.len() <= HEALTH_PATH_MAX && text.bytes().all(|b| b.is_ascii_graphic());
+        let fits = text.len() <= HEALTH_PATH_MAX
+            && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
         if !fits || !(text.is_empty() || text.starts_with('/')) {
             return None;
         }

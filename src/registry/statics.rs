@@ -26,6 +26,8 @@ pub struct StaticServer {
     pub backup: bool,
     /// Switched off.
     pub down: bool,
+    /// Milliseconds in which it grows to its weight, up to [`super::SLOW_START_MAX`]; 0: none.
+    pub slow_start_ms: u32,
 }
 
 impl Registry<'_> {
@@ -99,7 +101,7 @@ impl Registry<'_> {
             s.flags &= !flag::SEEN;
         }
         for (name, line) in servers {
-            if let Err(e) = self.configure_server(*name, line, rules, now) {
+            if let Err(e) = self.configure_server(*name, line, now) {
                 full = Some(e);
             }
             fault::point!("configure.server");
@@ -150,7 +152,6 @@ impl Registry<'_> {
         &mut self,
         name: SpaceName<'_>,
         line: &StaticServer,
-        rules: &Rules,
         now: Now,
     ) -> Result<(), Error> {
         let space = self.make_space(name)?;
@@ -196,7 +197,7 @@ impl Registry<'_> {
         let settings = Settings {
             max_fails: line.max_fails,
             fail_timeout_ms: line.fail_timeout_ms,
-            slow_start_ms: rules.slow_start as u32,
+            slow_start_ms: line.slow_start_ms,
             ..Settings::DEFAULT
         };
         settings.apply(&mut s);

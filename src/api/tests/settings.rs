@@ -41,7 +41,7 @@ fn timeouts_and_what_is_checked_are_said_when_a_server_registers() {
     ] {
         let (status, body) = add(&format!("health_path={bad}"));
         let expected = "Parameter \"health_path\" must be a path that begins with \"/\", of at most 48 \
-                        printable ASCII characters and no space, or empty";
+                        printable ASCII characters and neither space nor \"#\", or empty";
         assert_eq!((status, body["message"].as_str()), (400, Some(expected)), "{bad:?}");
     }
 }

@@ -131,6 +131,7 @@ impl World {
             fail_timeout_ms: 10_000,
             backup: n % 2 == 0,
             down: false,
+            slow_start_ms: 0,
         };
         let servers: Vec<_> = servers.iter().map(|s| (space(), line(s))).collect();
         let (rules, now) = (self.b.rules, self.b.now);
