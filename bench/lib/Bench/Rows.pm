@@ -11,6 +11,7 @@ package Bench::Rows;
 #   figure         cpu (a request) or rps
 #   most or least  the bar for the ratio ours / theirs; its bound must keep it, not the
 #                  ratio alone. None: for information
+#   which          1: there is no bar, and it says which side costs less
 # and one that is not has run (a sub that gives a result as in Bench::Single) and most.
 
 use strict;
@@ -18,6 +19,7 @@ use warnings;
 
 use Bench::Cpu qw(is_apart);
 use Bench::Fleet;
+use Bench::Method;
 use Bench::Single;
 use Bench::Sync;
 use Exporter 'import';
@@ -48,6 +50,7 @@ my @NAMES = (
     [ warm       => 'CPU a request of least_conn warm against stock' ],
     [ kept       => 'CPU a request of the module with stock keepalive against stock' ],
     [ control    => 'stock against itself: what this harness adds' ],
+    [ methods    => "a worker's CPU time for one choice with each method against stock nginx's same" ],
     [ choice     => 'one choice and release in process (cargo bench)' ],
     [ memory     => 'zone memory a server' ],
     [ fairness   => 'difference between in-flight counts' ],
@@ -161,6 +164,16 @@ sub rows {
             ours => _pool('redis', $n, 1), theirs => _pool('module', $n, 1), figure => 'cpu', most => 1.03);
     }
     push @rows, grep { $wanted->{ $_->{name} } } _sync_rows($opt{quick});
+
+    my ($starts, $rounds) = $opt{quick} ? (1, 1) : (4, 5);
+    my $choices = sub {
+        my ($title, $method, $n, @against) = @_;
+        $race->('methods', $title . ', ' . _thousands($n) . ' servers', which => 1, of => ' ns', seconds => $starts * (1.5 + 0.5 * $rounds),
+            run => sub { Bench::Method::choices($method, $n, $starts, $rounds, @against) });
+    };
+    my @counts = grep { $_ != 100 } @$servers;
+    for my $method (Bench::Method::methods()) { $choices->("a choice, \"$method\"", $method, $_) for @counts }
+    $choices->('a choice, stock twice, "round_robin"', 'round_robin', $_, 'control', 'stock') for @counts;
 
     $race->('choice', 'one choice and release, 10,000 servers', most => 300, unit => ' ns', seconds => 60,
         run => sub { Bench::Single::choice($opt{quick}) });
