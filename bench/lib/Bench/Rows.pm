@@ -20,6 +20,7 @@ use warnings;
 use Bench::Cpu qw(is_apart);
 use Bench::Fleet;
 use Bench::Method;
+use Bench::Probes;
 use Bench::Single;
 use Bench::Sync;
 use Exporter 'import';
@@ -54,6 +55,7 @@ my @NAMES = (
     [ choice     => 'one choice and release in process (cargo bench)' ],
     [ memory     => 'zone memory a server' ],
     [ fairness   => 'difference between in-flight counts' ],
+    [ probes     => 'what health checks of 5,000 servers every 5 seconds cost' ],
     [ redis      => 'CPU a request of a node with Redis on against off' ],
     [ changes    => 'how soon a change is seen on another node' ],
     [ hung       => 'p99 of requests while Redis hangs against while it does not' ],
@@ -185,6 +187,11 @@ sub rows {
     for my $w (@$workers) {
         $race->('fairness', 'fairness: most minus least in flight, ' . _workers($w), most => 1, unit => '', seconds => 5,
             run => sub { Bench::Single::fairness($w, $opt{quick} ? 2 : 4) });
+    }
+    my @windows = $opt{quick} ? (1, 5) : (3, 20);
+    for my $type ('http', 'tcp') {
+        $race->('probes', "health checks of 5,000 servers, type=$type", most => 10, unit => ' %',
+            seconds => $windows[0] * $windows[1] + 10, run => sub { Bench::Probes::checks($type, @windows) });
     }
     $race->('slices', 'longest slice or lock hold, 10,000 servers', most => 1, unit => ' ms', seconds => 30,
         run => sub { Bench::Single::slices(10_000) });

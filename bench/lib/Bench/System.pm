@@ -82,21 +82,23 @@ sub stock_fits {
 
 # A backend of all servers: all addresses of this machine, every request is answered at
 # once from memory, and no connection is closed that may be kept. For so many connections.
+#   counts  1: it tells at /stub how many connections and requests it has had
 my $BACKEND_HOLDS = 15_000;
 
 sub backend {
-    my ($class, $needed) = @_;
+    my ($class, $needed, %opt) = @_;
     my $most    = descriptors() - 200;
     my $holds   = $most < $BACKEND_HOLDS ? $most : $BACKEND_HOLDS;
     my $workers = 1 + int(($needed || 0) / $holds);
     $most = 60_000 if $most > 60_000;
     my $self = bless { name => 'backend', port => free_port(), dir => temp_dir(), workers => $workers }, $class;
     my $reuseport = $workers > 1 ? ' reuseport' : '';
+    my $counts    = $opt{counts} ? "\n        location = /stub { stub_status; }" : '';
     return $self->_start_nginx(_conf($workers, $most, '', <<"END"));
     server {
         listen *:$self->{port}$reuseport backlog=4096;
         keepalive_timeout 1h;
-        location / { return 200 "ok\n"; }
+        location / { return 200 "ok\n"; }$counts
     }
 END
 }
