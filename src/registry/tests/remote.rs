@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A record of a server as it was told, at a version. Ages are those of what it says.
+/// That a server was removed so long ago, at a version.
 fn removed(n: u16, version: u64, ago: u64) -> Record {
     let namespace = "backend".to_owned();
     Record { namespace, address: address(n), version, state: RecordState::Removed(ago) }

@@ -3,6 +3,7 @@
 mod balance;
 mod counts;
 mod damage;
+mod hearing;
 mod histories;
 mod losses;
 mod settings;
