@@ -14,7 +14,6 @@ mod params;
 mod reply;
 #[cfg(test)]
 mod tests;
-mod time;
 mod token;
 mod wait;
 mod work;

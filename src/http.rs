@@ -4,6 +4,7 @@
 //! the file of its place: `zone` (the registry block), `upstream`, `api`.
 
 mod api;
+mod health;
 mod keepalive;
 mod long;
 mod main_conf;
@@ -54,7 +55,7 @@ unsafe impl HttpModuleLocationConf for Module {
     type LocationConf = api::ApiConf;
 }
 
-static mut COMMANDS: [ngx_command_t; 6] = [
+static mut COMMANDS: [ngx_command_t; 7] = [
     ngx_command_t {
         name: ngx_string!("registry"),
         type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_TAKE2) as ngx_uint_t,
@@ -83,6 +84,14 @@ static mut COMMANDS: [ngx_command_t; 6] = [
         name: ngx_string!("registry_keepalive"),
         type_: (NGX_HTTP_UPS_CONF | NGX_CONF_1MORE) as ngx_uint_t,
         set: Some(keepalive::cmd_set_keepalive),
+        conf: NGX_HTTP_SRV_CONF_OFFSET,
+        offset: 0,
+        post: null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("registry_health_check"),
+        type_: (NGX_HTTP_UPS_CONF | NGX_CONF_1MORE) as ngx_uint_t,
+        set: Some(health::cmd_set_health_check),
         conf: NGX_HTTP_SRV_CONF_OFFSET,
         offset: 0,
         post: null_mut(),

@@ -7,6 +7,7 @@ pub(crate) mod body;
 pub(crate) mod border;
 pub(crate) mod conf;
 pub(crate) mod connection;
+pub(crate) mod dial;
 pub(crate) mod later;
 pub(crate) mod listen;
 pub(crate) mod log;

@@ -5,7 +5,7 @@
 
 use std::io::Write;
 
-use crate::registry::{ServerView, Sharing};
+use crate::registry::{CheckView, ServerView, Sharing};
 
 /// The text of a list that is written piece by piece: what has been written is valid JSON once
 /// [`ListText::end`] has been called.
@@ -118,6 +118,33 @@ fn put_server(out: &mut Vec<u8>, namespace: &str, s: &ServerView) {
     put_bool(out, s.backup);
     out.extend_from_slice(b",\"local_connections\":");
     put_integer(out, s.local_connections.into());
+    out.extend_from_slice(b",\"health\":");
+    match &s.health {
+        None => out.extend_from_slice(b"null"),
+        Some(health) => put_health(out, health),
+    }
+    out.push(b'}');
+}
+
+fn put_health(out: &mut Vec<u8>, h: &CheckView) {
+    out.extend_from_slice(b"{\"checks\":");
+    put_integer(out, h.checks.into());
+    out.extend_from_slice(b",\"fails\":");
+    put_integer(out, h.fails.into());
+    // Writing into memory has no way to fail.
+    let _ = write!(out, ",\"consecutive\":{}", h.consecutive);
+    out.extend_from_slice(b",\"last_check\":");
+    match h.last_check {
+        0 => out.extend_from_slice(b"null"),
+        wall => put_seconds(out, wall),
+    }
+    out.extend_from_slice(b",\"last_error\":");
+    match h.last_error {
+        None => out.extend_from_slice(b"null"),
+        Some(trouble) => _ = write!(out, "\"{trouble}\""),
+    }
+    out.extend_from_slice(b",\"latency_ms\":");
+    put_integer(out, h.latency_ms.into());
     out.push(b'}');
 }
 

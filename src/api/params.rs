@@ -5,11 +5,12 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::{Reply, time};
+use super::Reply;
 use crate::registry::{
     AddressError, FAIL_TIMEOUT_MAX, Host, MAX_CONNS_MAX, MAX_FAILS_MAX, SLOW_START_MAX, SpaceName,
     WEIGHT_MAX, parse_host,
 };
+use crate::time;
 
 /// Longest body, in bytes; longer ones are answered with 413.
 pub const MAX_BODY: usize = 64 * 1024;

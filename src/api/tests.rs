@@ -289,7 +289,7 @@ fn status_tells_all_of_a_server() {
             "is_active": true, "state": "up", "last_heartbeat": 1_700_000_000.25,
             "time_since_heartbeat": 1.5, "created_at": 1_700_000_000.25,
             "updated_at": 1_700_000_000.25, "disabled_at": null, "disabled_reason": null,
-            "requests": 0, "fails": 0, "static": false, "backup": false
+            "requests": 0, "fails": 0, "static": false, "backup": false, "health": null
         })
     );
 }

@@ -8,13 +8,14 @@ use ngx::ffi::{NGX_LOG_WARN, ngx_conf_t, ngx_cycle_t, ngx_http_core_srv_conf_t, 
 use ngx::http::HttpModuleMainConf;
 
 use super::Module;
+use super::health::{self, CheckConf};
 use super::keepalive::Pool;
 use super::upstream::{self, UpstreamConf};
 use super::zone::ZoneConf;
 use crate::nginx::conf::{self, Place};
 use crate::nginx::log::log;
 use crate::nginx::{border, listen, pool};
-use crate::registry::SpaceName;
+use crate::registry::{CheckPlan, SpaceName};
 
 /// The module's main configuration.
 #[derive(Default)]
@@ -60,6 +61,28 @@ impl MainConf {
         let fixed = upstreams.filter(|u| u.uses(zone)).filter_map(UpstreamConf::fixed);
         let named = self.named.iter().filter(|(name, _)| *name == zone.name);
         fixed.chain(named.filter_map(|(_, name)| SpaceName::new(name.as_bytes()))).collect()
+    }
+
+    /// The checks of a registry's servers, and which of them are for whom.
+    pub(super) fn checks(&self, zone: &ZoneConf) -> (Vec<CheckConf>, CheckPlan<'_>) {
+        let mut all: Vec<CheckConf> = Vec::new();
+        let mut add = |check: &CheckConf| {
+            all.push(check.clone());
+            (all.len() - 1, check.rules.initial)
+        };
+        let default = zone.check.as_ref().map(&mut add);
+        let mut spaces: Vec<(SpaceName<'_>, _)> = Vec::new();
+        for upstream in &self.upstreams {
+            // SAFETY: the pointers are those of this configuration's upstreams.
+            let upstream = unsafe { &**upstream };
+            if let Some(own) = upstream.check.as_ref().filter(|_| upstream.uses(zone))
+                && let Some(name) = upstream.fixed()
+                && spaces.iter().all(|(known, _)| *known != name)
+            {
+                spaces.push((name, own.check.as_ref().map(&mut add)));
+            }
+        }
+        (all, CheckPlan { default, spaces })
     }
 
     pub(super) fn zone(&self, name: &str) -> Option<&ZoneConf> {
@@ -108,7 +131,10 @@ pub(super) unsafe extern "C" fn init(cf: *mut ngx_conf_t, main: *mut c_void) -> 
             let main = unsafe { &*main.cast::<MainConf>() };
             for upstream in &main.upstreams {
                 // SAFETY: the pointers are those of this configuration's upstreams.
-                if upstream::check(cf, unsafe { &**upstream }).is_err() {
+                let upstream = unsafe { &**upstream };
+                if upstream::check(cf, upstream).is_err()
+                    || health::check_override(cf, upstream, &main.upstreams).is_err()
+                {
                     return conf::ERROR;
                 }
             }

@@ -232,14 +232,7 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
             return BUSY;
         }
     };
-    let mut address = match target.family {
-        4 => {
-            let [a, b, c, d, ..] = target.ip;
-            SocketAddress::v4([a, b, c, d], target.port)
-        }
-        6 => SocketAddress::v6(target.ip, target.port),
-        _ => SocketAddress::unix(target.name().strip_prefix(b"unix:").unwrap_or_default()),
-    };
+    let mut address = socket_address(&target);
     let fresh = again.is_some_and(|flown| flown.number == flight.number);
     if fresh && upstream.keepalive.is_none() {
         address.pass_the_pool();
@@ -260,6 +253,18 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
     peer.hold =
         upstream.keepalive.as_ref().and_then(|pool| pool.take(peer.request, pc, flight, fresh));
     if peer.hold.is_some_and(|hold| hold.is_kept()) { DONE } else { 0 }
+}
+
+/// Where a server is, for the kernel.
+pub(super) fn socket_address(target: &Target) -> SocketAddress {
+    match target.family {
+        4 => {
+            let [a, b, c, d, ..] = target.ip;
+            SocketAddress::v4([a, b, c, d], target.port)
+        }
+        6 => SocketAddress::v6(target.ip, target.port),
+        _ => SocketAddress::unix(target.name().strip_prefix(b"unix:").unwrap_or_default()),
+    }
 }
 
 fn take(
@@ -358,7 +363,7 @@ fn free(pc: &mut ngx_peer_connection_t, peer: &mut Peer, state: ngx_uint_t) {
     // Taken out: whatever comes after, this request is given back once.
     let Some(flight) = peer.flight.take() else { return };
     let verdict = if state & NGX_PEER_FAILED as ngx_uint_t == 0 {
-        Verdict::Fine
+        if has_answered(peer.request) { Verdict::Fine } else { Verdict::Cut }
     } else if went_stale(pc, received(peer.request)) {
         peer.again = Some(flight);
         Verdict::Stale
@@ -402,6 +407,12 @@ fn give_back(upstream: &UpstreamConf, flight: Flight, verdict: Verdict) -> Relea
         return registry.release(worker, flight, verdict, now());
     }
     Released::default()
+}
+
+/// Whether the server of this try has sent the head of a response.
+fn has_answered(r: *mut ngx_http_request_t) -> bool {
+    // SAFETY: the request is alive and has an upstream.
+    unsafe { (*(*r).upstream).headers_in.status_n != 0 }
 }
 
 /// Bytes of a response that have come in this try.

@@ -3,7 +3,7 @@
 use ngx::ffi::{NGX_LOG_WARN, ngx_conf_t, ngx_str_t};
 
 use super::zone::ZoneConf;
-use super::{state, sync};
+use super::{health, state, sync};
 use crate::nginx::conf;
 use crate::nginx::log::log_conf;
 use crate::registry::{Network, OnDuplicate, OnExpire, SLOW_START_MAX};
@@ -33,7 +33,7 @@ const fn one(
     Setting { name, takes: Takes::One, repeatable: false, set }
 }
 
-const SETTINGS: [Setting; 17] = [
+const SETTINGS: [Setting; 18] = [
     one("heartbeat_ttl", |zone, words| {
         zone.rules.ttl = words.time(0, "write it as 30s, or 0 for servers that never expire")?;
         Ok(())
@@ -71,6 +71,7 @@ const SETTINGS: [Setting; 17] = [
     one("redis_node", sync::set),
     one("redis_trusted_certificate", sync::set),
     one("redis_tombstone_ttl", sync::set),
+    Setting { takes: Takes::Several, ..one("health_check", health::set) },
     Setting { repeatable: true, ..one("api_token", set_token) },
     Setting { takes: Takes::Several, repeatable: true, ..one("allow_servers", set_allow) },
 ];

@@ -13,6 +13,7 @@ use ngx::ffi::{
     ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_str_t, ngx_uint_t, sockaddr,
 };
 
+use super::health::Override;
 use super::keepalive::Pool;
 use super::main_conf::MainConf;
 use super::peer::init_peer;
@@ -42,7 +43,7 @@ pub(crate) struct UpstreamConf {
     /// What is hashed, where the policy goes by a key.
     pub(super) key: Option<NonNull<ngx_http_complex_value_t>>,
     /// Where `registry` stands; `None` without it.
-    place: Option<Place>,
+    pub(super) place: Option<Place>,
     balance_place: Option<Place>,
     /// The address that keeps stock nginx content: see `placeholder`.
     placeholder: *const ngx_addr_t,
@@ -50,6 +51,8 @@ pub(crate) struct UpstreamConf {
     zone: *const ZoneConf,
     /// `server` lines.
     pub(super) statics: Vec<StaticServer>,
+    /// `registry_health_check`.
+    pub(super) check: Option<Override>,
     /// `registry_keepalive`.
     pub(super) keepalive: Option<Pool>,
     /// The upstream that this belongs to; null without `registry`.
@@ -101,6 +104,7 @@ pub(super) unsafe extern "C" fn create_conf(cf: *mut ngx_conf_t) -> *mut c_void 
                 initialised: false,
                 zone: null(),
                 statics: Vec::new(),
+                check: None,
                 keepalive: None,
                 stock: null(),
                 host: null_mut(),

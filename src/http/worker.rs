@@ -8,6 +8,7 @@ use std::ptr::{NonNull, null};
 
 use ngx::ffi::{NGX_LOG_INFO, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_cycle_t, ngx_int_t, ngx_log_t};
 
+use super::health::Probers;
 use super::keepalive::{self, Keeper};
 use super::main_conf::MainConf;
 use super::state::{self, Savers};
@@ -92,7 +93,7 @@ impl Local {
 
 thread_local! {
     /// The zones that this process takes part in, and the timers of its configuration.
-    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new(), keepers: Vec::new(), savers: Savers::NONE, talkers: Talkers::NONE }) };
+    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new(), keepers: Vec::new(), savers: Savers::NONE, talkers: Talkers::NONE, probers: Probers::NONE }) };
 }
 
 struct Process {
@@ -101,6 +102,7 @@ struct Process {
     keepers: Vec<Pin<Box<Timer<Keeper>>>>,
     savers: Savers,
     talkers: Talkers,
+    probers: Probers,
 }
 
 /// Now, as of this turn of the event loop.
@@ -214,10 +216,12 @@ fn renew(main: &MainConf, conf: &ZoneConf, old: *const ngx_cycle_t, log_to: *mut
     }
     // A file that could not be used is looked at again.
     registry.filed().refused = 0;
-    if registry.is_new() && predecessor.is_none() {
+    let is_first = registry.is_new() && predecessor.is_none();
+    if is_first {
         state::load(conf, &mut registry, log_to);
     }
     registry.next_cycle();
+    registry.configure_checks(&main.checks(conf).1, is_first);
     if let Err(e) = registry.configure(&spaces, &statics, &conf.rules, now(), &mut events) {
         complain(&e);
     }
@@ -247,6 +251,7 @@ fn attach(cycle: *const ngx_cycle_t) {
         process.keepers.clear();
         process.savers.clear();
         process.talkers.clear();
+        process.probers.clear();
         let opened: Vec<_> = zones.iter().map(|conf| conf.open()).collect();
         process.locals.retain(|local| {
             let stays = opened.iter().flatten().any(|z| z.base() == local.zone.base());
@@ -276,6 +281,8 @@ fn attach(cycle: *const ngx_cycle_t) {
                 process.keepers.extend(keeper.map(|k| Timer::start(k, keepalive::TICK)));
                 process.savers.start(&raw const **conf, local);
                 let main = MainConf::of_cycle(cycle);
+                let checks = main.map_or(Vec::new(), |main| main.checks(conf).0);
+                process.probers.start(&raw const **conf, local, checks);
                 let spaces = main.map_or(Vec::new(), |main| main.spaces(conf));
                 let spaces = spaces.iter().map(|space| space.as_str().to_owned()).collect();
                 process.talkers.start(&raw const **conf, local, spaces);
@@ -339,6 +346,7 @@ pub(super) unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
         PROCESS.with_borrow_mut(|process| {
             process.timers.clear();
             process.keepers.clear();
+            process.probers.clear();
             process.savers.stop();
             process.talkers.hang_up();
             for local in &process.locals {

@@ -11,6 +11,7 @@ use ngx::ffi::{
 use ngx::http::HttpModule;
 
 use super::Module;
+use super::health::CheckConf;
 use super::main_conf::MainConf;
 use super::settings;
 use super::sync::{self, RedisConf};
@@ -40,6 +41,8 @@ pub(crate) struct ZoneConf {
     pub(super) state_file: Option<PathBuf>,
     /// How they are shared with other nodes.
     pub(super) redis: RedisConf,
+    /// How they are checked where an upstream says nothing else.
+    pub(super) check: Option<CheckConf>,
     pub(super) place: Place,
     /// Names of directives that the block has, to find what is there twice.
     pub(super) seen: Vec<String>,
@@ -68,6 +71,7 @@ impl ZoneConf {
             allow: Vec::new(),
             state_file: None,
             redis: RedisConf::default(),
+            check: None,
             place,
             seen: Vec::new(),
             shm: None,

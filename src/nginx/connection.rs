@@ -494,8 +494,13 @@ pub(crate) fn look<T: Owner>(line: LineRef<T>) {
     unsafe { stirred::<T>((*line.line().connection).read) }
 }
 
-unsafe extern "C" fn close(c: *mut ngx_connection_t) {
-    // SAFETY: the connection is open, and nothing refers to it.
+/// Closes a connection, without waiting for what TLS has to say yet.
+///
+/// # Safety
+///
+/// The connection is open, and nothing refers to it.
+pub(super) unsafe extern "C" fn close(c: *mut ngx_connection_t) {
+    // SAFETY: by this function's contract.
     unsafe {
         #[cfg(ngx_feature = "http_ssl")]
         if let Some(ssl) = (*c).ssl.as_mut() {
@@ -508,7 +513,9 @@ unsafe extern "C" fn close(c: *mut ngx_connection_t) {
                 return;
             }
         }
-        ngx_destroy_pool((*c).pool);
+        if !(*c).pool.is_null() {
+            ngx_destroy_pool((*c).pool);
+        }
         ngx_close_connection(c);
     }
 }

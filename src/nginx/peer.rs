@@ -51,6 +51,11 @@ impl SocketAddress {
         Self { bytes: Bytes { unix }, len: size_of::<libc::sockaddr_un>() }
     }
 
+    /// As nginx takes it, which only reads it; for as long as this lives.
+    pub(crate) fn as_raw(&self) -> (*mut sockaddr, socklen_t) {
+        ((&raw const self.bytes).cast_mut().cast(), self.len as socklen_t)
+    }
+
     /// Makes the address one that stock `keepalive` has no pooled connection for, and that
     /// `connect` takes for the same. The pool compares addresses byte by byte; the kernel reads
     /// neither the padding of a sockaddr_in, nor the flow label (which TCP sends only when asked

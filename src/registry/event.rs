@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::Trouble;
 use super::address::printed;
 use super::space::name_of;
 use crate::shm::{NAME_MAX, SPACE_NAME_MAX, Server, Space};
@@ -27,6 +28,10 @@ pub enum Happening {
     Expired,
     /// No longer expired: heard of again, or `heartbeat_ttl` has grown.
     Back,
+    /// Its health checks failed.
+    Unhealthy,
+    /// They pass again.
+    Healthy,
     /// Not of a server: too many of the namespace's are out at once.
     Panic,
     /// Not of a server: no longer.
@@ -40,6 +45,10 @@ pub struct Event {
     pub what: Happening,
     /// Milliseconds since the last heartbeat.
     pub silent_ms: u64,
+    /// Why the last health check failed.
+    pub trouble: Option<Trouble>,
+    /// How many health checks in a row ended the same way.
+    pub row: u16,
     space: [u8; SPACE_NAME_MAX],
     space_len: u8,
     server: [u8; NAME_MAX],
@@ -53,6 +62,8 @@ impl Event {
         Self {
             what,
             silent_ms,
+            trouble: None,
+            row: 0,
             space: space.name,
             space_len: name_of(space).len() as u8,
             server: server.name,
@@ -66,6 +77,8 @@ impl Event {
         Self {
             what: if begins { Happening::Panic } else { Happening::Calm },
             silent_ms: 0,
+            trouble: None,
+            row: 0,
             space: space.name,
             space_len: name_of(space).len() as u8,
             server: [0; NAME_MAX],
@@ -74,9 +87,9 @@ impl Event {
         }
     }
 
-    /// Whether an operator should know: the fault is likely not that of one server.
+    /// Whether an operator should know.
     pub fn is_alarming(&self) -> bool {
-        self.what == Happening::Panic
+        matches!(self.what, Happening::Panic | Happening::Unhealthy)
     }
 
     /// The namespace.
@@ -107,6 +120,8 @@ impl fmt::Display for Event {
             Happening::Draining => "draining",
             Happening::Expired => "expired",
             Happening::Back => "back",
+            Happening::Unhealthy => "unhealthy",
+            Happening::Healthy => "healthy",
             Happening::Panic | Happening::Calm => {
                 let (out, of) = self.out;
                 write!(
@@ -127,6 +142,13 @@ impl fmt::Display for Event {
             Happening::Expired | Happening::Forgotten => {
                 let (s, ms) = (self.silent_ms / 1000, self.silent_ms % 1000);
                 write!(f, ", silent for {s}.{ms:03} s")
+            }
+            Happening::Unhealthy => {
+                let checks = if self.row == 1 { "check" } else { "checks" };
+                match self.trouble {
+                    Some(trouble) => write!(f, ": {trouble}, {} {checks} failed", self.row),
+                    None => Ok(()),
+                }
             }
             _ => Ok(()),
         }

@@ -132,6 +132,8 @@ impl std::fmt::Display for Nobody {
 pub enum Verdict {
     /// It answered.
     Fine,
+    /// It was given up before it answered: the client went.
+    Cut,
     /// What stock nginx calls failed: connect error, timeout, 500, 503 …
     Failed,
     /// A kept connection was dead when it was used: says nothing about the server.
@@ -280,7 +282,11 @@ impl Registry<'_> {
                     failed = s.max_fails > 0 && s.fail_marks >= s.max_fails;
                 }
             }
-            Verdict::Fine => {
+            Verdict::Fine | Verdict::Cut => {
+                if verdict == Verdict::Fine {
+                    Self::note_served(s, now);
+                }
+                // Stock nginx tells these two not apart.
                 if alone || s.accessed_mono < s.checked_mono {
                     s.fail_marks = 0;
                 }

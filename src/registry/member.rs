@@ -3,8 +3,8 @@
 use super::address::Address;
 use super::order::{self, Standing, group};
 use super::queue::{self, List};
-use super::{Now, Registry, chain, heap, tree, warm};
-use crate::shm::{Key, NONE, Server, Tables, class, fault, flag, heap as heap_id};
+use super::{Now, Registry, chain, health, heap, tree, warm};
+use crate::shm::{Checks, Key, NONE, Server, Tables, class, fault, flag, heap as heap_id};
 
 fn bucket_of(t: &Tables<'_>, server: &Server) -> usize {
     bucket(t, server.space, &server.name[..usize::from(server.name_len)])
@@ -311,11 +311,13 @@ impl Registry<'_> {
         let free = t.servers.get_mut(slot as usize)?;
         t.header.free_server = free.hash_next;
         fault::point!("add.slot");
+        let initial = health::initial_flags(t.spaces[server.space as usize].flags);
+        t.checks[slot as usize] = Checks::default();
         *free = Server {
             live: 0,
             generation: free.generation,
             number: t.header.next_number,
-            flags: server.flags & !flag::DEPARTED,
+            flags: server.flags & !flag::DEPARTED | initial,
             conns: 0,
             unledgered: 0,
             queue_prev: NONE,

@@ -130,6 +130,7 @@ impl Registry<'_> {
             generation: space.generation,
             name: bytes,
             name_len: name.0.len() as u8,
+            flags: t.header.checks as u16,
             ..EMPTY
         };
         super::repair::before(|| t.spaces[slot as usize].live = 1);

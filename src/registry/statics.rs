@@ -51,8 +51,9 @@ impl Registry<'_> {
                     // Turns count from the virtual time of a zone: here it starts anew.
                     // The counts that this node has told are those of the old zone.
                     let server = Server { space: space.slot, turn: [0; 2], told_mean: 0, ..s };
-                    if self.insert(server).is_none() {
-                        full = Some(Error::Full("server"));
+                    match self.insert(server) {
+                        Some(to) => self.g.checks[to as usize] = old.g.checks[slot as usize],
+                        None => full = Some(Error::Full("server")),
                     }
                     fault::point!("succeed.server");
                 }

@@ -3,6 +3,7 @@
 mod crash;
 mod draw;
 mod fuzz;
+mod health;
 mod history;
 mod life;
 mod model;
@@ -28,11 +29,22 @@ const RULES: Rules = Rules {
     slow_start: 0,
 };
 
+const CHECKS: CheckRules = CheckRules {
+    interval: 5000,
+    jitter: 0,
+    timeout: 2000,
+    fails: 3,
+    passes: 2,
+    initial: Initial::Up,
+    idle: false,
+};
+
 /// A registry with one namespace, a worker, and a clock.
 struct Bench {
     zone: &'static Zone,
     worker: Worker,
     rules: Rules,
+    checks: CheckRules,
     now: Now,
     events: Events,
     /// How often a number was drawn.
@@ -59,6 +71,7 @@ impl Bench {
             zone,
             worker,
             rules: RULES,
+            checks: CHECKS,
             now: Now { mono: 1_000_000, wall: 1_700_000_000_000 },
             events: Events::default(),
             draws: 0,
@@ -82,6 +95,38 @@ impl Bench {
         for copy in copies {
             let ticket = copy.news(self.now).ticket;
             registry.told(ticket, Outcome::Done, 1, self.now, &mut self.events);
+        }
+    }
+
+    /// Has all servers checked.
+    fn check_servers(&mut self, initial: Initial) {
+        self.checks = CheckRules { initial, ..self.checks };
+        let plan = CheckPlan { default: Some((0, initial)), ..CheckPlan::default() };
+        self.registry().configure_checks(&plan, false);
+    }
+
+    /// The checks that are due, this worker's and those that nobody makes.
+    fn due(&mut self) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        let share = self.registry().share_of_checks(&self.worker).unwrap();
+        let duty = Duty { share, rules: &[self.checks], most: 1000 };
+        let now = self.now;
+        let mut at = Some(0);
+        while let Some(from) = at {
+            at = self.registry().claim_checks(from, 3, &duty, now, &mut claims);
+        }
+        claims
+    }
+
+    fn judge(&mut self, claim: &Claim, result: Result<(), Trouble>) {
+        let (rules, now) = (self.checks, self.now);
+        self.registry().judge(claim, result, &rules, now, &mut self.events);
+    }
+
+    /// Every check that is due ends like this.
+    fn judge_all(&mut self, result: Result<(), Trouble>) {
+        for claim in self.due() {
+            self.judge(&claim, result);
         }
     }
 

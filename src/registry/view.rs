@@ -1,6 +1,7 @@
 //! What a reader sees: copies of servers, taken a slice at a time.
 
 use super::address::printed;
+use super::health::{CheckView, rule_of};
 use super::life::{Afar, is_enabled};
 use super::member::{on_all_nodes, standing};
 use super::order::Standing;
@@ -69,6 +70,8 @@ pub struct ServerView {
     pub backup: bool,
     /// May be chosen now.
     pub eligible: bool,
+    /// What health checks found; `None`: there are none.
+    pub health: Option<CheckView>,
 }
 
 impl ServerView {
@@ -102,6 +105,7 @@ impl ServerView {
             is_static: s.flags & flag::STATIC != 0,
             backup: s.flags & flag::BACKUP != 0,
             eligible: ready && !silent,
+            health: None,
         }
     }
 
@@ -233,7 +237,10 @@ impl Registry<'_> {
     ) {
         let rules = &self.in_force(rules);
         self.walk(space, cursor, slice, |r, slot| {
-            into.push(ServerView::new(&r.g.servers[slot as usize], rules, r.afar(), now));
+            let view = ServerView::new(&r.g.servers[slot as usize], rules, r.afar(), now);
+            let is_checked = rule_of(r.g.spaces[space.slot as usize].flags).is_some();
+            let health = is_checked.then(|| CheckView::new(&r.g.checks[slot as usize], now));
+            into.push(ServerView { health, ..view });
         });
     }
 

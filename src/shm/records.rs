@@ -125,6 +125,12 @@ pub mod space_flag {
     pub const CONFIGURED: u16 = 1;
     /// So many servers are out at once that requests go to all of them: see `registry::panic`.
     pub const PANIC: u16 = 1 << 1;
+    /// New servers are unhealthy until their health checks have passed.
+    pub const INITIAL_DOWN: u16 = 1 << 2;
+    /// New servers are unhealthy until their first health check has passed.
+    pub const INITIAL_PROBE: u16 = 1 << 3;
+    /// All bits from here on: which health checks the namespace has; 0: none.
+    pub const CHECK_SHIFT: u16 = 4;
 }
 
 /// Values of [`Server::disabled_reason`].
@@ -216,6 +222,8 @@ pub struct Header {
     pub spaces: u32,
     /// Entries of the heap table in use, counted from its start.
     pub heap_used: u32,
+    /// [`space_flag`] bits of namespaces that come into being: their health checks.
+    pub checks: u32,
     /// The new content of a record, valid while `journal_target` names it.
     pub journal: Server,
     /// Servers that grow to their weight, as far as there is room: see `registry::warm`. Derived.
@@ -512,8 +520,8 @@ pub struct Server {
 pub struct Checks {
     /// Monotonic time when the last check began; 0: none has.
     pub begun_mono: u64,
-    /// When the last one ended, since the epoch; 0: none has.
-    pub ended_wall: u64,
+    /// Monotonic time when one ended last; earlier than `begun_mono`: one is under way.
+    pub ended_mono: u64,
     /// How many have ended.
     pub checks: u32,
     /// How many of these failed.

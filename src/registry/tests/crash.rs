@@ -9,6 +9,7 @@ fn what_a_killed_worker_carried_is_taken_back() {
     let (mine, _) = b.take().unwrap();
     dies_after(|| {
         let mut other = Bench {
+            checks: CHECKS,
             worker: b.registry().join(2),
             zone: b.zone,
             rules: RULES,

@@ -82,7 +82,7 @@ fn line() -> impl Strategy<Value = (u16, StaticServer)> {
 
 fn op() -> impl Strategy<Value = Op> {
     let verdict = prop_oneof![
-        4 => Just(Verdict::Fine), 2 => Just(Verdict::Failed), 1 => Just(Verdict::Stale)
+        3 => Just(Verdict::Fine), 1 => Just(Verdict::Cut), 2 => Just(Verdict::Failed), 1 => Just(Verdict::Stale)
     ];
     let size = prop_oneof![Just(128 * 1024), Just(192 * 1024), Just(512 * 1024)];
     prop_oneof![

@@ -118,8 +118,8 @@ pub(super) fn released(servers: &mut Models, n: u16, verdict: Verdict, now: u64)
                 (s.accessed, s.checked) = (now, now);
             }
         }
-        Verdict::Fine if alone || s.accessed < s.checked => s.marks = 0,
-        Verdict::Fine | Verdict::Stale => {}
+        Verdict::Fine | Verdict::Cut if alone || s.accessed < s.checked => s.marks = 0,
+        Verdict::Fine | Verdict::Cut | Verdict::Stale => {}
     }
 }
 

@@ -225,6 +225,11 @@ const LIFE: &[Step] = &[
     |w| _ = w.b.sweep(),
     |w| _ = w.in_space(|r, space| r.reset(space, &mut Cursor::START.clone(), 100)),
     |w| w.flights.clone().into_iter().for_each(|_| w.end_one(Verdict::Failed)),
+    |w| w.b.check_servers(Initial::Down),
+    |w| w.b.add(22),
+    |w| w.b.judge_all(Ok(())),
+    |w| w.b.judge_all(Err(Trouble::Refused)),
+    |w| w.b.registry().configure_checks(&CheckPlan::default(), false),
     |w| w.b.registry().leave(std::mem::replace(&mut w.b.worker, Worker::spectator())),
 ];
 
@@ -442,6 +447,7 @@ fn every_point_stands_in_the_sources_once() {
         include_str!("../../registry.rs"),
         include_str!("../../shm/zone.rs"),
         include_str!("../flight.rs"),
+        include_str!("../health.rs"),
         include_str!("../heap.rs"),
         include_str!("../life.rs"),
         include_str!("../member.rs"),

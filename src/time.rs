@@ -1,4 +1,4 @@
-//! Times in parameters, as nginx writes them in its configuration.
+//! Times in parameters of requests and of directives, as nginx writes them in its configuration.
 
 /// Units from the longest to the shortest, in milliseconds.
 const UNITS: [(&str, u64); 6] = [
@@ -12,7 +12,7 @@ const UNITS: [(&str, u64); 6] = [
 
 /// Reads `30s`, `500ms`, `1m 30s` or `1m30s`; a number alone is seconds. Milliseconds; `None` when it is
 /// no time, or a longer one than anybody lives.
-pub(super) fn parse(text: &str) -> Option<u64> {
+pub(crate) fn parse(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut units = UNITS.iter();
     let mut total: u64 = 0;
