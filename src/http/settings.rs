@@ -16,6 +16,7 @@ pub(super) const MAX_TIME: u64 = 365 * 24 * 3600 * 1000;
 enum Takes {
     One,
     Several,
+    Any,
 }
 
 struct Setting {
@@ -71,7 +72,7 @@ const SETTINGS: [Setting; 18] = [
     one("redis_node", sync::set),
     one("redis_trusted_certificate", sync::set),
     one("redis_tombstone_ttl", sync::set),
-    Setting { takes: Takes::Several, ..one("health_check", health::set) },
+    Setting { takes: Takes::Any, ..one("health_check", health::set) },
     Setting { repeatable: true, ..one("api_token", set_token) },
     Setting { takes: Takes::Several, repeatable: true, ..one("allow_servers", set_allow) },
 ];
@@ -202,6 +203,7 @@ pub(super) fn read(cf: *mut ngx_conf_t, zone: &mut ZoneConf) -> Result<(), conf:
     let fits = match setting.takes {
         Takes::One => values.len() == 1,
         Takes::Several => !values.is_empty(),
+        Takes::Any => true,
     };
     if !fits {
         let takes = if setting.takes == Takes::One { "one" } else { "one or more" };

@@ -5,6 +5,8 @@ use std::ffi::CString;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use ngx::ffi::NGX_LOG_WARN;
+
 use super::CheckConf;
 use crate::health::{Talk, Verdict};
 use crate::http::peer::socket_address;
@@ -12,6 +14,7 @@ use crate::http::worker::{Held, now, report};
 use crate::http::zone::ZoneConf;
 use crate::nginx::connection::worker_connections;
 use crate::nginx::dial::{Caller, Calls, Dress, End, Step};
+use crate::nginx::log::log;
 use crate::nginx::process::{self, cycle_log};
 use crate::nginx::timer::{Expired, Timer};
 use crate::registry::{CheckRules, Claim, Duty, Registry, Target, Trouble};
@@ -218,7 +221,11 @@ impl Caller for Probe {
             End::Unreachable => Err(Trouble::Unreachable),
             End::Tls => Err(Trouble::Tls),
             End::Timeout => Err(Trouble::Timeout),
-            End::Leaving | End::Broken => return self.repeat(),
+            End::Leaving => return self.repeat(),
+            End::Broken => {
+                self.complain();
+                return self.repeat();
+            }
         };
         let now = now();
         if result.is_err() && self.stalls.borrow().spoil(&self.claim, &self.rules, now.mono) {
@@ -235,6 +242,20 @@ impl Caller for Probe {
 }
 
 impl Probe {
+    fn complain(&self) {
+        // SAFETY: as in `over`.
+        let conf = unsafe { &*self.conf };
+        let Some(untold) = conf.complains(now().mono) else { return };
+        let name = &conf.name;
+        let what = match untold {
+            0 => "a health check is".to_owned(),
+            n => format!("{} health checks are", n + 1),
+        };
+        let message =
+            format_args!("registry \"{name}\": {what} put off: worker_connections are not enough");
+        log(NGX_LOG_WARN, cycle_log(), message);
+    }
+
     fn repeat(&self) {
         if let Ok(mut registry) = Registry::lock(&self.local.zone) {
             registry.repeat_check(&self.claim);
