@@ -269,6 +269,8 @@ impl Registry<'_> {
             if into.len() >= duty.most {
                 return Some(slot);
             }
+            // One that begins in the millisecond in which another ended is under way all the same.
+            checks.ended_mono = checks.ended_mono.min(now.mono.saturating_sub(1));
             checks.begun_mono = now.mono;
             fault::point!("checks.claimed");
             let mut target = Target::NONE;

@@ -21,6 +21,8 @@ use Carp ();
 use Exporter ();
 use JSON::PP ();
 use RegistryTest::Backend;
+use RegistryTest::BackendGrpc;
+use RegistryTest::BackendProbed;
 use RegistryTest::Client qw(http raw curl form uri_escape);
 use RegistryTest::Clock;
 use RegistryTest::Fault;
@@ -55,6 +57,9 @@ sub import {
 # take and do.
 sub nginx   { my ($class, %opt) = @_; return RegistryTest::Node->new(%opt) }
 sub backend { my ($class, %opt) = @_; return RegistryTest::Backend->new(%opt) }
+# Many servers that note who probes them; one that speaks gRPC, where the machine has that.
+sub probed { my ($class, %opt) = @_; return RegistryTest::BackendProbed->new(%opt) }
+sub grpc   { return RegistryTest::BackendGrpc->new }
 # With the fault-injection build of the module: see RegistryTest::Fault.
 sub fault   { my ($class, %opt) = @_; return RegistryTest::Fault->node(%opt) }
 sub client  { my ($class, $address, %opt) = @_; return RegistryTest::Client->new($address, %opt) }

@@ -219,6 +219,25 @@ fn a_check_that_is_under_way_is_nobody_elses() {
 }
 
 #[test]
+fn a_check_that_begins_when_another_ends_is_under_way() {
+    let mut b = checked(Initial::Up);
+    b.rules.ttl = 0;
+    b.checks.timeout = 12_000;
+    b.add(1);
+    let long = b.due().pop().unwrap();
+    b.passes(12_000);
+    b.judge(&long, BAD);
+    let next = b.due().pop().expect("an interval and more has passed");
+    for _ in 0..100 {
+        b.passes(100);
+        assert!(b.due().is_empty());
+    }
+    b.judge(&next, Ok(()));
+    let health = b.view(1).health.unwrap();
+    assert_eq!((health.checks, health.fails, health.consecutive), (2, 1, 1));
+}
+
+#[test]
 fn a_check_to_be_repeated_is_due_at_once_and_counts_for_nothing() {
     let mut b = checked(Initial::Up);
     b.add(1);
