@@ -245,7 +245,7 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
     let set = peer.timeouts.set(peer.request, target.timeouts_ms);
     if !set || !point(pc, pool, &address, target.name()) {
         // nginx frees only a peer that has an address.
-        give_back(upstream, flight, Verdict::Fine);
+        give_back(upstream, flight, Verdict::Cut);
         return FAILED;
     }
     peer.flight = Some(flight);
