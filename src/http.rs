@@ -7,6 +7,7 @@ mod api;
 mod keepalive;
 mod long;
 mod main_conf;
+mod names;
 mod peer;
 mod settings;
 mod state;

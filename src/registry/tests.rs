@@ -6,6 +6,7 @@ mod fuzz;
 mod history;
 mod life;
 mod model;
+mod names;
 mod panic;
 mod points;
 mod requests;

@@ -242,7 +242,9 @@ fn structure_is_strict() {
         "::1:80",
         "0.0.0.0:80",
         "[10.0.0.1]:80",
-        "example.com:80",
+        "Example.com:80.",
+        "example..com:80",
+        "1.2.3:80",
         "unix:/run/a",
         "",
     ] {
