@@ -128,8 +128,10 @@ impl Query {
             // query that is alive until it has given the context back.
             unsafe {
                 let this = (*context).data.cast::<Self>();
-                (*this).answer = Some(read(&*context));
+                // Before anything that may panic: it is given back below, and once.
                 (*this).context = null_mut();
+                (*this).answer = Some(Answer::Failed("internal error".to_owned()));
+                (*this).answer = Some(read(&*context));
             }
         });
         // SAFETY: it is given back once: the query does not have it any more.
