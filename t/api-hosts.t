@@ -354,7 +354,7 @@ my $longest = "$part." . 'b' x 42;
 > POST /upstream/add host=' . $longest . '&port=65535
 < 200 {"addr":"' . $longest . ':65535",...}
 > GET /upstream/status
-< 200 [{"addr":"app_1.example.com:9001","host":"app_1.example.com","port":9001,...,"state":"unresolved",...,"name":null},{...}]
+< 200 [{"addr":"app_1.example.com:9001","host":"app_1.example.com","port":9001,...,"state":"unresolved",...,"name":null,"health":null},{...}]
 > POST /upstream/add host=' . $longest . 'b&port=1
 < 400 {"code":400,"message":"Parameter \\"host\\" must be ..."}
 > POST /upstream/add host=a' . $part . '&port=1
