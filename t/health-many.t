@@ -144,7 +144,7 @@ subtest 'no connection is left to check with' => sub {
         is($health->{fails}, 0, 'and none was taken for failed');
     }
     is(scalar($node->grep_log(qr/\d unhealthy|unhealthy in/)), 0, 'nobody was unhealthy');
-    $lines = () = $node->grep_log(qr/worker_connections are not enough/);
+    $lines = () = $node->grep_log(qr/\[alert\] .*worker_connections are not enough/);
     $node->log_is_clean(allow => [ [ qr/\[alert\] .*worker_connections are not enough/, $lines ] ]);
 };
 

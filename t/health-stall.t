@@ -39,7 +39,7 @@ for my $workers (1, 2) {
         becomes('http', $gone, 'unhealthy', 'one that is not there is unhealthy');
         my $from = $node->log_size;
 
-        for my $seconds (5 * time_scale(), (0.6 * time_scale()) x 5) {
+        for my $seconds (($workers > 1 ? 3 : 5) * time_scale(), (0.6 * time_scale()) x 3) {
             my ($worker) = $node->workers;
             kill 'STOP', $worker;
             # The other one may be stalled for no longer than a moment.
