@@ -8,6 +8,7 @@ mod health;
 mod keepalive;
 mod long;
 mod main_conf;
+mod overrides;
 mod peer;
 mod settings;
 mod state;
@@ -21,7 +22,7 @@ mod zone;
 use std::ptr::null_mut;
 
 use ngx::ffi::{
-    NGX_CONF_1MORE, NGX_CONF_ANY, NGX_CONF_BLOCK, NGX_CONF_TAKE2, NGX_CONF_TAKE12,
+    NGX_CONF_1MORE, NGX_CONF_ANY, NGX_CONF_BLOCK, NGX_CONF_TAKE1, NGX_CONF_TAKE2, NGX_CONF_TAKE12,
     NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
     NGX_HTTP_MODULE, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, ngx_command_t, ngx_http_module_t,
     ngx_module_t, ngx_uint_t,
@@ -55,7 +56,7 @@ unsafe impl HttpModuleLocationConf for Module {
     type LocationConf = api::ApiConf;
 }
 
-static mut COMMANDS: [ngx_command_t; 7] = [
+static mut COMMANDS: [ngx_command_t; 8] = [
     ngx_command_t {
         name: ngx_string!("registry"),
         type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_BLOCK | NGX_CONF_TAKE2) as ngx_uint_t,
@@ -91,7 +92,15 @@ static mut COMMANDS: [ngx_command_t; 7] = [
     ngx_command_t {
         name: ngx_string!("registry_health_check"),
         type_: (NGX_HTTP_UPS_CONF | NGX_CONF_ANY) as ngx_uint_t,
-        set: Some(health::cmd_set_health_check),
+        set: Some(overrides::cmd_set_health_check),
+        conf: NGX_HTTP_SRV_CONF_OFFSET,
+        offset: 0,
+        post: null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("registry_slow_start"),
+        type_: (NGX_HTTP_UPS_CONF | NGX_CONF_TAKE1) as ngx_uint_t,
+        set: Some(overrides::cmd_set_slow_start),
         conf: NGX_HTTP_SRV_CONF_OFFSET,
         offset: 0,
         post: null_mut(),

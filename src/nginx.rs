@@ -19,6 +19,7 @@ pub(crate) mod request;
 pub(crate) mod shm;
 pub(crate) mod stream;
 pub(crate) mod thread;
+pub(crate) mod timeouts;
 pub(crate) mod timer;
 pub(crate) mod user;
 pub(crate) mod variable;

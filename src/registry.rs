@@ -28,6 +28,7 @@ mod queue;
 mod remote;
 mod repair;
 mod saved;
+mod settings;
 mod space;
 mod statics;
 mod sweep;
@@ -51,6 +52,7 @@ pub use news::{News, Outcome, Ticket, What};
 pub use order::{Group, Order, Pick, Ready};
 pub use remote::{AWAY_TOO_LONG, LiveRecord, Record, RecordState, Unseen, WIPED, Wipe};
 pub use saved::{Copied, Merge, SavedServer, Snapshot, Source, SwitchedOff};
+pub use settings::{HealthPath, Settings};
 pub use space::{SpaceName, SpaceRef};
 pub use statics::StaticServer;
 pub use sweep::Sweep;
@@ -83,6 +85,9 @@ pub const MAX_FAILS_MAX: u32 = i32::MAX as u32;
 
 /// Longest time for which a failure counts, and a server rests: a day, in milliseconds.
 pub const FAIL_TIMEOUT_MAX: u32 = 86_400_000;
+
+/// Longest timeout of requests to a server: a day, in milliseconds.
+pub const TIMEOUT_MAX: u32 = 86_400_000;
 
 /// Why a change was not made. Nothing is half done: the zone is as it was.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -12,6 +12,7 @@ mod courier;
 mod endpoint;
 mod error;
 mod exchange;
+mod given;
 mod link;
 mod listener;
 mod mend;
@@ -32,7 +33,7 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use error::LinkError;
 pub use exchange::{Answer, Done, Identity, Request};
 pub use link::Link;
-pub use listener::Listener;
+pub use listener::{Deaf, Listener};
 pub use node::{Level, Next, Node, Settings};
 /// A script, sent by its digest.
 pub use redis::Script;

@@ -110,6 +110,40 @@ subtest 'a server that was silent' => sub {
     cmp_ok($share, '<=', 2, 'and begins with little');
 };
 
+subtest 'an upstream says another time for its namespace' => sub {
+    my @servers = map { my $name = $_; map { RegistryTest->backend(name => "$name$_") } 1 .. 2 } qw(s p);
+    my %line = (s => 's', p => 'p');
+    my $node = RegistryTest->nginx(
+        http => join('', "registry main 256k { heartbeat_ttl 1h; slow_start 1h; }\n",
+            "upstream at_once { registry main; registry_balance round_robin; registry_slow_start 0; server 127.0.0.1:${\ $servers[0]->port}; }\n",
+            "upstream slow { registry main; registry_balance round_robin; }\n",
+            "upstream same { registry main namespace=at_once; registry_slow_start 0; }\n"),
+        server => join('', "location /upstream/ { registry_api main; }\n",
+            map { "location /to/$_ { proxy_pass http://$_/; }\n" } qw(at_once slow)),
+    );
+    my $share = sub {
+        my ($space, $name) = @_;
+        return scalar grep { $node->get("/to/$space")->{headers}{'x-backend'} eq $name } 1 .. 40;
+    };
+    for my $space (qw(at_once slow)) {
+        my ($first, $second) = $space eq 'at_once' ? @servers[0, 1] : @servers[2, 3];
+        $node->post("/upstream/add", body => "ns=$space&port=" . $first->port . "&slow_start=0") if $space eq 'slow';
+        $node->post("/upstream/add", body => "ns=$space&port=" . $second->port);
+        my $n = $share->($space, $second->name);
+        $space eq 'slow' ? cmp_ok($n, '<=', 2, "there the registry's applies") : cmp_ok($n, '>=', 19, 'here its own does');
+    }
+    my $text = $node->conf_text;
+    my %bad = (
+        'registry_slow_start 2h' => qr/invalid time "2h" in "registry_slow_start": write it as 30s, it may be 1h at most, or 0 for none in /,
+        'registry_slow_start 5s' => qr/"registry_slow_start" of namespace "at_once" differs from the one in \S+:\d+: upstreams of one namespace must say the same, in /,
+    );
+    for my $bad (sort keys %bad) {
+        my ($exit, $output) = $node->test_conf($text =~ s/registry_slow_start 0/$bad/r);
+        like($output, $bad{$bad}, $bad);
+    }
+    $node->log_is_clean;
+};
+
 subtest 'what is refused' => sub {
     is(call('plain', add => $b, slow_start => $_)->{json}{message},
         'Parameter "slow_start" must be a time of at most 1h, written as 30s, 500ms or 1m 30s', "\"$_\"") for qw(slowly 2h -1s);

@@ -125,6 +125,50 @@ subtest 'a user that may not' => sub {
     $_->log_is_clean for @nodes;
 };
 
+subtest 'a user that may not listen' => sub {
+    my $redis = RegistryTest->redis(user => [ 'web', 'word', '~upstream:*', '&upstream:*', '+@all' ]);
+    my $url = 'redis://web:word@' . $redis->address . '/0';
+    my @nodes = fresh($redis, settings => { redis => $url, redis_timeout => ms($TIMEOUT) });
+    log_says($_, 'used', 'while it may the log has no word of it') for @nodes;
+    $redis->cli(ACL => SETUSER => 'web', '-subscribe');
+    $redis->cut_subscribers;
+    ok($_->wait_log(qr/can't be listened to: its user lacks a permission \(ACL\): .*subscribe/i), 'the log says so, and why') for @nodes;
+    for my $i (0, 1) {
+        my $addr = "127.0.0.9:20$i";
+        change($nodes[$i], add => $addr);
+        becomes($nodes[ !$i ], $addr, {}, 'a change comes all the same', timeout => $INTERVAL + $SLACK);
+    }
+    sleep 3 * $INTERVAL;
+    log_says($_, 'used deaf', 'once') for @nodes;
+    $redis->cli(ACL => SETUSER => 'web', '+subscribe');
+    ok($_->wait_log(qr/is listened to again/, 10 * time_scale()), 'given back, it is listened to again') for @nodes;
+    log_says($_, 'used deaf hears', 'and the log says that') for @nodes;
+
+    # From the beginning; and Redis away is another thing.
+    $redis->cli(ACL => SETUSER => 'web', '-subscribe');
+    my $late = node(redis => $url, settings => { redis_timeout => ms($TIMEOUT) });
+    ok($late->wait_log(qr/can't be listened to/), 'one that never could says so too');
+    log_says($late, 'used deaf', 'after it is used');
+    $_->log_is_clean for @nodes, $late;
+};
+
+subtest 'Redis away is nothing to say of listening' => sub {
+    my $redis = RegistryTest->redis;
+    my @nodes = fresh($redis);
+    for (1, 2) {
+        $redis->stop;
+        ok(disconnected($_, 10 * time_scale()), 'away') for @nodes;
+        sleep 2 * $INTERVAL;
+        $redis->start;
+        ok(connected($_, 10 * time_scale()), 'back') for @nodes;
+        sleep 3 * $INTERVAL;
+    }
+    $redis->cut_subscribers;
+    sleep 3 * $INTERVAL;
+    unlike(redis_log($_), qr/deaf|hears|listen/, 'no line') for @nodes;
+    $_->log_is_clean for @nodes;
+};
+
 subtest 'a replica that takes no writes' => sub {
     my $redis = RegistryTest->redis;
     my $master = RegistryTest->redis;

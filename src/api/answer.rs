@@ -24,6 +24,9 @@ pub struct Door<'a> {
     pub access: Access,
     /// What may be registered; empty: everything.
     pub allow: &'a [Network],
+    /// Namespaces whose new servers have a `slow_start` other than [`Rules::slow_start`], with it in
+    /// milliseconds.
+    pub slow_starts: &'a [(String, u64)],
     /// The name of this node, when its servers are shared with others.
     pub node: Option<&'a str>,
 }
@@ -228,6 +231,8 @@ impl Call<'_> {
                     max_fails: params.max_fails()?,
                     fail_timeout_ms: params.fail_timeout()?,
                     slow_start_ms: params.slow_start()?,
+                    timeouts_ms: params.timeouts()?,
+                    health_path: params.health_path()?,
                 };
                 self.allowed(&registration.address)?;
                 self.add(ns, &registration, &addr, events)
@@ -306,7 +311,10 @@ impl Call<'_> {
                     .ok_or_else(|| failure(Error::NoSpace(name.clone())))?
             }
         };
-        let done = registry.add(ns, registration, self.rules, self.now, events);
+        let own = self.door.slow_starts.iter().find(|(name, _)| name == ns.as_str());
+        let slow_start = own.map_or(self.rules.slow_start, |(_, ms)| *ms);
+        let rules = Rules { slow_start, ..*self.rules };
+        let done = registry.add(ns, registration, &rules, self.now, events);
         drop(registry);
         let Change { weight, max_conns, enabled, .. } = done.map_err(failure)?;
         let host = registration.address.host();

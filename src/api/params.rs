@@ -7,16 +7,17 @@ use serde_json::Value;
 
 use super::Reply;
 use crate::registry::{
-    AddressError, FAIL_TIMEOUT_MAX, Host, MAX_CONNS_MAX, MAX_FAILS_MAX, SLOW_START_MAX, SpaceName,
-    WEIGHT_MAX, parse_host,
+    AddressError, FAIL_TIMEOUT_MAX, HealthPath, Host, MAX_CONNS_MAX, MAX_FAILS_MAX, SLOW_START_MAX,
+    SpaceName, TIMEOUT_MAX, WEIGHT_MAX, parse_host,
 };
+use crate::shm::timeout;
 use crate::time;
 
 /// Longest body, in bytes; longer ones are answered with 413.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// Parameters that endpoints know.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 15] = [
     "ns",
     "host",
     "port",
@@ -25,6 +26,10 @@ const KNOWN: [&str; 11] = [
     "max_fails",
     "fail_timeout",
     "slow_start",
+    "connect_timeout",
+    "send_timeout",
+    "read_timeout",
+    "health_path",
     "action",
     "ready",
     "wait",
@@ -203,6 +208,29 @@ impl Params {
     /// How long the server takes to grow to its weight, in milliseconds, when given.
     pub(super) fn slow_start(&self) -> Result<Option<u32>, Reply> {
         Ok(self.time("slow_start", SLOW_START_MAX.into())?.map(|ms| ms as u32))
+    }
+
+    /// How long requests to the server wait for it, in milliseconds, where given: indexed by
+    /// [`timeout`](crate::shm::timeout).
+    pub(super) fn timeouts(&self) -> Result<[Option<u32>; 3], Reply> {
+        let mut timeouts = [None; 3];
+        for (at, name) in [
+            (timeout::CONNECT, "connect_timeout"),
+            (timeout::SEND, "send_timeout"),
+            (timeout::READ, "read_timeout"),
+        ] {
+            timeouts[at] = self.time(name, TIMEOUT_MAX.into())?.map(|ms| ms as u32);
+        }
+        Ok(timeouts)
+    }
+
+    /// What health checks ask the server for, when given.
+    pub(super) fn health_path(&self) -> Result<Option<HealthPath>, Reply> {
+        let Some(text) = self.get("health_path") else { return Ok(None) };
+        HealthPath::new(text).map(Some).ok_or_else(|| {
+            let syntax = HealthPath::SYNTAX;
+            bad(format!("Parameter \"health_path\" must be {syntax}, or empty"))
+        })
     }
 
     /// `action`: required; true for enable.

@@ -12,6 +12,7 @@ use crate::registry::{Events, Network, Now, OnDuplicate, OnExpire, Rules, SpaceN
 use crate::shm::Zone;
 use crate::shm::testing::zone;
 
+mod settings;
 mod slices;
 
 const RULES: Rules = Rules {
@@ -64,8 +65,13 @@ impl Site {
             body_kind: kind,
             client: self.client,
         };
-        let door =
-            Door { namespace: self.namespace, access: self.access, allow: &self.allow, node: None };
+        let door = Door {
+            namespace: self.namespace,
+            access: self.access,
+            allow: &self.allow,
+            slow_starts: &[],
+            node: None,
+        };
         let mut events = Events::default();
         read(&self.whole(answer(&request, &door, self.zone, &RULES, self.now, &mut events)))
     }
@@ -398,7 +404,8 @@ fn a_drain_waits_for_requests_as_long_as_it_is_told_to() {
             body_kind: BodyKind::Form,
             client: site.client,
         };
-        let door = Door { namespace: None, access: site.access, allow: &[], node: None };
+        let door =
+            Door { namespace: None, access: site.access, allow: &[], slow_starts: &[], node: None };
         match answer(&request, &door, site.zone, &RULES, site.now, &mut Events::default()) {
             Answer::Wait(wait) => wait,
             other => panic!("{other:?}"),

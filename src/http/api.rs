@@ -333,7 +333,13 @@ fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_in
         client: request::client(r),
     };
     let node = zone.redis.node();
-    let door = Door { namespace, access: conf.access, allow: &zone.allow, node };
+    let door = Door {
+        namespace,
+        access: conf.access,
+        allow: &zone.allow,
+        slow_starts: &zone.slow_starts,
+        node,
+    };
     let mut events = Events::with_capacity(16);
     let answer = api::answer(&call, &door, &local.zone, &zone.rules, now(), &mut events);
     report(zone, request::log_of(r), &mut events);

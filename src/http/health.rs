@@ -3,5 +3,5 @@
 mod conf;
 mod prober;
 
-pub(super) use conf::{CheckConf, Override, check_override, cmd_set_health_check, set};
+pub(super) use conf::{CheckConf, read, set};
 pub(super) use prober::Probers;

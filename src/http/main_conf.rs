@@ -8,8 +8,9 @@ use ngx::ffi::{NGX_LOG_WARN, ngx_conf_t, ngx_cycle_t, ngx_http_core_srv_conf_t, 
 use ngx::http::HttpModuleMainConf;
 
 use super::Module;
-use super::health::{self, CheckConf};
+use super::health::CheckConf;
 use super::keepalive::Pool;
+use super::overrides;
 use super::upstream::{self, UpstreamConf};
 use super::zone::ZoneConf;
 use crate::nginx::conf::{self, Place};
@@ -79,10 +80,23 @@ impl MainConf {
                 && let Some(name) = upstream.fixed()
                 && spaces.iter().all(|(known, _)| *known != name)
             {
-                spaces.push((name, own.check.as_ref().map(&mut add)));
+                spaces.push((name, own.value.as_ref().map(&mut add)));
             }
         }
         (all, CheckPlan { default, spaces })
+    }
+
+    /// Tells the registries what upstreams say of their namespaces.
+    fn spread_overrides(&mut self) {
+        for upstream in &self.upstreams {
+            // SAFETY: the pointers are those of this configuration's upstreams.
+            let upstream = unsafe { &**upstream };
+            let Some(name) = upstream.fixed() else { continue };
+            let zone = self.zones.iter_mut().find(|zone| upstream.uses(zone));
+            if let (Some(zone), Some(own)) = (zone, &upstream.slow_start) {
+                zone.slow_starts.push((name.as_str().to_owned(), own.value));
+            }
+        }
     }
 
     pub(super) fn zone(&self, name: &str) -> Option<&ZoneConf> {
@@ -128,16 +142,17 @@ pub(super) unsafe extern "C" fn init(cf: *mut ngx_conf_t, main: *mut c_void) -> 
         conf::ERROR,
         || {
             // SAFETY: nginx passes what `create` made.
-            let main = unsafe { &*main.cast::<MainConf>() };
+            let main = unsafe { &mut *main.cast::<MainConf>() };
             for upstream in &main.upstreams {
                 // SAFETY: the pointers are those of this configuration's upstreams.
                 let upstream = unsafe { &**upstream };
                 if upstream::check(cf, upstream).is_err()
-                    || health::check_override(cf, upstream, &main.upstreams).is_err()
+                    || overrides::check(cf, upstream, &main.upstreams).is_err()
                 {
                     return conf::ERROR;
                 }
             }
+            main.spread_overrides();
             conf::OK
         },
     )

@@ -18,6 +18,7 @@ use crate::nginx::connection::Shape;
 use crate::nginx::log::log;
 use crate::nginx::peer::{SocketAddress, point, went_stale};
 use crate::nginx::request::{self, log_of};
+use crate::nginx::timeouts::Timeouts;
 use crate::nginx::{border, conf, pool, process};
 use crate::registry::{
     Choice, Flight, Nobody, Registry, Released, SpaceName, SpaceRef, Target, Verdict,
@@ -42,6 +43,7 @@ pub(super) struct Peer {
     again: Option<Flight>,
     /// What the pool knows of the connection.
     hold: Option<Hold>,
+    timeouts: Timeouts,
     space: Option<SpaceRef>,
     /// The digest of what the policy hashes; `None` when it is empty.
     key: Option<u64>,
@@ -160,6 +162,7 @@ pub(super) unsafe extern "C" fn init_peer(
                     flight: None,
                     again: None,
                     hold: None,
+                    timeouts: Timeouts::OF_LOCATION,
                     space: None,
                     key,
                     tries: 0,
@@ -239,9 +242,10 @@ fn get(pc: &mut ngx_peer_connection_t, peer: &mut Peer) -> ngx_int_t {
     }
     // SAFETY: the request is alive.
     let pool = unsafe { (*peer.request).pool };
-    if !point(pc, pool, &address, target.name()) {
+    let set = peer.timeouts.set(peer.request, target.timeouts_ms);
+    if !set || !point(pc, pool, &address, target.name()) {
         // nginx frees only a peer that has an address.
-        give_back(upstream, flight, Verdict::Fine);
+        give_back(upstream, flight, Verdict::Cut);
         return FAILED;
     }
     peer.flight = Some(flight);

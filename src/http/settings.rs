@@ -11,6 +11,9 @@ use crate::registry::{Network, OnDuplicate, OnExpire, SLOW_START_MAX};
 /// Longest times that directives take: a year, in milliseconds.
 pub(super) const MAX_TIME: u64 = 365 * 24 * 3600 * 1000;
 
+/// What `slow_start` may be.
+pub(super) const SLOW_START_HINT: &str = "write it as 30s, it may be 1h at most, or 0 for none";
+
 /// How many words may follow a directive's name.
 #[derive(PartialEq, Eq)]
 enum Takes {
@@ -60,8 +63,7 @@ const SETTINGS: [Setting; 18] = [
     }),
     one("panic_threshold", set_panic),
     one("slow_start", |zone, words| {
-        let hint = "write it as 30s, it may be 1h at most, or 0 for none";
-        zone.rules.slow_start = words.time_between(0, SLOW_START_MAX.into(), hint)?;
+        zone.rules.slow_start = words.time_between(0, SLOW_START_MAX.into(), SLOW_START_HINT)?;
         Ok(())
     }),
     one("state_file", |zone, words| state::set(words.cf, zone, conf::text(&words.values[0]))),

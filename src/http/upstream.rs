@@ -13,9 +13,10 @@ use ngx::ffi::{
     ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_str_t, ngx_uint_t, sockaddr,
 };
 
-use super::health::Override;
+use super::health::CheckConf;
 use super::keepalive::Pool;
 use super::main_conf::MainConf;
+use super::overrides::Override;
 use super::peer::init_peer;
 use super::zone::ZoneConf;
 use crate::balance::{self, Policy};
@@ -52,7 +53,9 @@ pub(crate) struct UpstreamConf {
     /// `server` lines.
     pub(super) statics: Vec<StaticServer>,
     /// `registry_health_check`.
-    pub(super) check: Option<Override>,
+    pub(super) check: Option<Override<Option<CheckConf>>>,
+    /// `registry_slow_start`, in milliseconds.
+    pub(super) slow_start: Option<Override<u64>>,
     /// `registry_keepalive`.
     pub(super) keepalive: Option<Pool>,
     /// The upstream that this belongs to; null without `registry`.
@@ -105,6 +108,7 @@ pub(super) unsafe extern "C" fn create_conf(cf: *mut ngx_conf_t) -> *mut c_void 
                 zone: null(),
                 statics: Vec::new(),
                 check: None,
+                slow_start: None,
                 keepalive: None,
                 stock: null(),
                 host: null_mut(),
@@ -415,6 +419,8 @@ fn static_server(
             .unwrap_or(u32::MAX),
         backup: server.backup() != 0,
         down: server.down != 0,
+        // What its namespace says, see `worker::renew`.
+        slow_start_ms: 0,
     })
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct ZoneConf {
     pub(super) state_file: Option<PathBuf>,
     /// How they are shared with other nodes.
     pub(super) redis: RedisConf,
+    /// `registry_slow_start` of namespaces, in milliseconds.
+    pub(super) slow_starts: Vec<(String, u64)>,
     /// How they are checked where an upstream says nothing else.
     pub(super) check: Option<CheckConf>,
     pub(super) place: Place,
@@ -71,6 +73,7 @@ impl ZoneConf {
             allow: Vec::new(),
             state_file: None,
             redis: RedisConf::default(),
+            slow_starts: Vec::new(),
             check: None,
             place,
             seen: Vec::new(),

@@ -65,12 +65,21 @@ pub struct Target {
     pub name_len: u8,
     /// The address as printed, `host:port` or `unix:path`.
     pub name: [u8; NAME_MAX],
+    /// Milliseconds to wait for it, 0: as the location says. Indexed by
+    /// [`timeout`](crate::shm::timeout).
+    pub timeouts_ms: [u32; 3],
 }
 
 impl Target {
     /// Nowhere.
-    pub const NONE: Self =
-        Self { family: 0, port: 0, ip: [0; 16], name_len: 0, name: [0; NAME_MAX] };
+    pub const NONE: Self = Self {
+        family: 0,
+        port: 0,
+        ip: [0; 16],
+        name_len: 0,
+        name: [0; NAME_MAX],
+        timeouts_ms: [0; 3],
+    };
 
     /// The address as printed.
     pub fn name(&self) -> &[u8] {
@@ -225,6 +234,7 @@ impl Registry<'_> {
         target.family = s.family;
         target.port = s.port;
         target.ip = s.ip;
+        target.timeouts_ms = s.timeouts_ms;
         target.name_len = s.name_len;
         let len = usize::from(s.name_len).min(NAME_MAX);
         target.name[..len].copy_from_slice(&s.name[..len]);

@@ -6,10 +6,11 @@
 //! clock: nothing has to be planned, handed over or remembered when workers come and go.
 
 use super::flight::Target;
+use super::settings::{HealthPath, Settings};
 use super::space::SpaceName;
 use super::{Event, Events, Happening, Now, Registry, Trouble, Worker, warm};
 use crate::balance::mix;
-use crate::shm::{Checks, HEALTH_PATH_MAX, NAME_MAX, Server, class, fault, flag, space_flag};
+use crate::shm::{Checks, NAME_MAX, Server, class, fault, flag, space_flag};
 
 /// How long after its `timeout` a check that nobody has ended is taken for lost: milliseconds.
 const LOST: u64 = 1000;
@@ -94,14 +95,13 @@ pub struct Claim {
     pub rule: usize,
     /// Where the server is.
     pub target: Target,
-    path: [u8; HEALTH_PATH_MAX],
+    path: HealthPath,
 }
 
 impl Claim {
     /// What to ask for instead of what the rules say.
     pub fn path(&self) -> Option<&str> {
-        let len = self.path.iter().position(|b| *b == 0).unwrap_or(HEALTH_PATH_MAX);
-        std::str::from_utf8(&self.path[..len]).ok().filter(|path| !path.is_empty())
+        Some(self.path.as_str()).filter(|path| !path.is_empty())
     }
 
     /// Monotonic milliseconds when the check began.
@@ -279,7 +279,7 @@ impl Registry<'_> {
             target.ip = s.ip;
             target.name_len = s.name_len.min(NAME_MAX as u8);
             target.name = s.name;
-            let (number, begun, path) = (s.number, now.mono, s.health_path);
+            let (number, begun, path) = (s.number, now.mono, Settings::of(s).health_path);
             into.push(Claim { slot, number, begun, rule, target, path });
         }
         (end < high).then_some(end)

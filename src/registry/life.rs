@@ -2,6 +2,7 @@
 
 use super::address::{Address, printed};
 use super::member::EMPTY;
+use super::settings::{HealthPath, Settings};
 use super::space::{SpaceName, SpaceRef};
 use super::{Error, Event, Events, Happening, Now, Registry, warm};
 use crate::shm::{Server, fault, flag, pending, reason};
@@ -93,6 +94,11 @@ pub struct Registration {
     pub fail_timeout_ms: Option<u32>,
     /// 0 to [`super::SLOW_START_MAX`] milliseconds; not given: [`Rules::slow_start`], or as it is.
     pub slow_start_ms: Option<u32>,
+    /// 0 to [`super::TIMEOUT_MAX`] milliseconds, 0: as the location says; not given: 0, or as they
+    /// are. Indexed by [`timeout`](crate::shm::timeout).
+    pub timeouts_ms: [Option<u32>; 3],
+    /// Not given: [`HealthPath::NONE`], or as it is.
+    pub health_path: Option<HealthPath>,
 }
 
 impl Registration {
@@ -105,25 +111,43 @@ impl Registration {
             max_fails: None,
             fail_timeout_ms: None,
             slow_start_ms: None,
+            timeouts_ms: [None; 3],
+            health_path: None,
         }
     }
 
     /// The server with what is said of it; the rest stays as it is.
     fn apply(&self, s: Server) -> Server {
-        Server {
+        let was = Settings::of(&s);
+        let settings = Settings {
+            max_fails: self.max_fails.unwrap_or(was.max_fails),
+            fail_timeout_ms: self.fail_timeout_ms.unwrap_or(was.fail_timeout_ms),
+            slow_start_ms: self.slow_start_ms.unwrap_or(was.slow_start_ms),
+            timeouts_ms: std::array::from_fn(|i| self.timeouts_ms[i].unwrap_or(was.timeouts_ms[i])),
+            health_path: self.health_path.unwrap_or(was.health_path),
+        };
+        let mut new = Server {
             weight: self.weight.unwrap_or(s.weight),
             max_conns: self.max_conns.unwrap_or(s.max_conns),
-            max_fails: self.max_fails.unwrap_or(s.max_fails),
-            fail_timeout_ms: self.fail_timeout_ms.unwrap_or(s.fail_timeout_ms),
-            slow_start_ms: self.slow_start_ms.unwrap_or(s.slow_start_ms),
             ..s
-        }
+        };
+        settings.apply(&mut new);
+        new
+    }
+
+    /// Whether it says any of the [`Settings`].
+    fn says_settings(&self) -> bool {
+        self.max_fails.is_some()
+            || self.fail_timeout_ms.is_some()
+            || self.slow_start_ms.is_some()
+            || self.timeouts_ms.iter().any(Option::is_some)
+            || self.health_path.is_some()
     }
 }
 
 /// Whether two servers differ in nothing that a registration says.
 fn same_settings(a: &Server, b: &Server) -> bool {
-    let of = |s: &Server| (s.weight, s.max_conns, s.max_fails, s.fail_timeout_ms, s.slow_start_ms);
+    let of = |s: &Server| (s.weight, s.max_conns, Settings::of(s));
     of(a) == of(b)
 }
 
@@ -204,6 +228,9 @@ impl Registry<'_> {
             }
             if registration.max_conns.is_some() {
                 bits |= pending::MAX_CONNS;
+            }
+            if registration.says_settings() {
+                bits |= pending::SETTINGS;
             }
             if same_settings(&new, &old) {
                 self.confirm(slot, bits, now);

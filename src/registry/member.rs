@@ -3,6 +3,7 @@
 use super::address::Address;
 use super::order::{self, Standing, group};
 use super::queue::{self, List};
+use super::settings::{HealthPath, Settings};
 use super::{Now, Registry, chain, health, heap, tree, warm};
 use crate::shm::{Checks, Key, NONE, Server, Tables, class, fault, flag, heap as heap_id};
 
@@ -265,7 +266,7 @@ fn retry_key(s: &Server) -> Key {
 
 /// Writes a record in one go: cut short, the change is finished by the repair. Returns whether the
 /// weight is another one.
-fn journaled(t: &mut Tables<'_>, slot: u32, new: Server) -> bool {
+pub(super) fn journaled(t: &mut Tables<'_>, slot: u32, new: Server) -> bool {
     let reweighed = t.servers[slot as usize].weight != new.weight;
     t.header.journal = new;
     fault::point!("journal.written");
@@ -505,8 +506,8 @@ pub(super) const EMPTY: Server = Server {
     served_mono: 0,
     accessed_mono: 0,
     checked_mono: 0,
-    max_fails: 1,
-    fail_timeout_ms: 10_000,
+    max_fails: Settings::DEFAULT.max_fails,
+    fail_timeout_ms: Settings::DEFAULT.fail_timeout_ms,
     hash_next: NONE,
     member_prev: NONE,
     member_next: NONE,
@@ -531,17 +532,17 @@ pub(super) const EMPTY: Server = Server {
     others: 0,
     others_damped: 0,
     record_version: 0,
-    changed: [0; 4],
+    changed: [0; crate::shm::changed::COUNT],
     busy: 0,
     busy_from: 0,
     busy_until: 0,
-    slow_start_ms: 0,
+    slow_start_ms: Settings::DEFAULT.slow_start_ms,
     started_mono: 0,
     bytes: [0; 2],
     responses: [0; 5],
     route: [0; 32],
-    label: [0; 20],
+    label: [0; 12],
     parent: NONE,
-    timeouts_ms: [0; 3],
-    health_path: [0; crate::shm::HEALTH_PATH_MAX],
+    timeouts_ms: Settings::DEFAULT.timeouts_ms,
+    health_path: HealthPath::NONE.bytes(),
 };

@@ -3,6 +3,7 @@
 use super::address::Address;
 use super::queue::{age, departed_space};
 use super::saved::Copied;
+use super::settings::Settings;
 use super::{Event, Events, Happening, Now, Registry};
 use crate::shm::{Server, changed, flag, pending};
 
@@ -55,8 +56,13 @@ pub struct News {
     pub draining: bool,
     /// It was switched, or drained, then.
     pub switch_age: Option<u64>,
-    /// Weight, limit and switch are so old, news or not: for a Redis that has lost the server.
-    pub ages: [u64; 3],
+    /// What else its registration said.
+    pub settings: Settings,
+    /// Some of that was said then.
+    pub settings_age: Option<u64>,
+    /// Weight, limit, switch and settings are so old, news or not: for a Redis that has lost the
+    /// server.
+    pub ages: [u64; 4],
     /// It was registered for the first time then.
     pub created_age: u64,
     /// It was switched off then.
@@ -109,7 +115,9 @@ impl Copied {
             disabled: s.flags & flag::DISABLED != 0,
             draining: s.flags & flag::DRAINING != 0,
             switch_age: of(pending::SWITCH, changed::SWITCH),
-            ages: [changed::WEIGHT, changed::MAX_CONNS, changed::SWITCH]
+            settings: Settings::of(s),
+            settings_age: of(pending::SETTINGS, changed::SETTINGS),
+            ages: [changed::WEIGHT, changed::MAX_CONNS, changed::SWITCH, changed::SETTINGS]
                 .map(|at| age(s.changed[at], now)),
             created_age: now.wall.saturating_sub(s.created_wall),
             disabled_age: match s.disabled_wall {

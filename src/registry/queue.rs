@@ -5,12 +5,11 @@
 //! Redis may lose the removal, and whoever still knows of it tells again. All of this is only in a
 //! zone that shares its servers (`redis`); without, a slot is free at once.
 
+use super::member::journaled;
 use super::repair::before;
 use super::space::SpaceName;
 use super::{Now, Registry};
-use crate::shm::{
-    AGES, HEALTH_PATH_MAX, NONE, SPACE_NAME_MAX, Server, Tables, changed, fault, flag, pending,
-};
+use crate::shm::{AGES, NONE, SPACE_NAME_MAX, Server, Tables, changed, fault, flag, pending};
 
 /// Milliseconds that a departed server is kept after Redis was told: longer than a replica may lag
 /// and a failover may take.
@@ -89,11 +88,12 @@ pub(super) fn stamp_of_age(age: u64, now: Now) -> u64 {
 }
 
 /// The bits whose changes have a time of their own.
-const STAMPED: [(u32, usize); 4] = [
+const STAMPED: [(u32, usize); changed::COUNT] = [
     (pending::ADD, changed::ADD),
     (pending::WEIGHT, changed::WEIGHT),
     (pending::MAX_CONNS, changed::MAX_CONNS),
     (pending::SWITCH, changed::SWITCH),
+    (pending::SETTINGS, changed::SETTINGS),
 ];
 
 /// Notes in the record of a server that departs which namespace it was in.
@@ -219,13 +219,14 @@ impl Registry<'_> {
 
     fn mark_departed(&mut self, slot: u32, stamped: u64, bits: u32) {
         let t = &mut *self.g;
-        let name = t.spaces[t.servers[slot as usize].space as usize].name;
-        let s = &mut t.servers[slot as usize];
-        set_departed_space(s, &name);
+        let mut s = t.servers[slot as usize];
+        let name = t.spaces[s.space as usize].name;
+        set_departed_space(&mut s, &name);
         s.changed[changed::ADD] = stamped;
         s.pending = bits;
         s.edition = s.edition.wrapping_add(1);
-        before(|| s.flags |= flag::DEPARTED);
+        s.flags |= flag::DEPARTED;
+        journaled(t, slot, s);
         fault::point!("depart.marked");
     }
 
@@ -322,14 +323,7 @@ impl Registry<'_> {
             let s = &mut t.servers[slot as usize];
             s.queue_prev = NONE;
             s.queue_next = NONE;
-            if s.live != 0 {
-                if s.is_departed() {
-                    // The removal did not come to pass.
-                    s.flags &= !flag::DEPARTED;
-                    (s.route, s.health_path) = ([0; 32], [0; HEALTH_PATH_MAX]);
-                    s.pending &= !pending::REMOVE;
-                }
-            } else if !s.is_departed() {
+            if s.live == 0 && !s.is_departed() {
                 s.pending = 0;
             }
             let (pending, departed) = (s.pending, s.is_departed());

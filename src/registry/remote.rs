@@ -3,8 +3,9 @@
 use super::address::Address;
 use super::member::EMPTY;
 use super::queue::{age, stamp_of_age};
+use super::settings::Settings;
 use super::space::SpaceName;
-use super::{Error, Events, Happening, Now, Registry, Rules};
+use super::{Error, Events, Happening, Now, Registry, Rules, warm};
 use crate::shm::{Server, Shared, changed, flag, pending, reason};
 
 /// A server as Redis has it. Ages are in milliseconds.
@@ -29,7 +30,8 @@ pub enum RecordState {
     Live(LiveRecord),
 }
 
-/// What Redis has of a server that is there. Ages are in milliseconds.
+/// What Redis has of a server that is there. Ages are in milliseconds. A server that was told by nodes
+/// alone that don't tell settings has none of a known age.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "each is the field of that name in `News`")]
 pub struct LiveRecord {
@@ -43,6 +45,8 @@ pub struct LiveRecord {
     pub switch_age: u64,
     pub disabled_age: u64,
     pub created_age: u64,
+    pub settings: Settings,
+    pub settings_age: Option<u64>,
     pub heartbeat_age: u64,
 }
 
@@ -229,14 +233,21 @@ impl Registry<'_> {
                 stamp_of_age(live.weight_age, now),
                 stamp_of_age(live.max_conns_age, now),
                 stamp_of_age(live.switch_age, now),
+                stamp_of_age(live.settings_age.unwrap_or(live.added), now),
             ],
             busy_from: now.mono,
             busy_until: now.mono,
             ..EMPTY
         };
+        live.settings.apply(&mut server);
         switch(&mut server, live, now);
+        if live.created_age < u64::from(server.slow_start_ms) {
+            begin(&mut server, live.created_age, now);
+        }
         record.address.write(&mut server);
-        self.insert(server).ok_or(Error::Full("server"))
+        let slot = self.insert(server).ok_or(Error::Full("server"))?;
+        warm::step(&mut self.g, slot, now);
+        Ok(slot)
     }
 
     /// Takes each part that has no later change here.
@@ -251,6 +262,7 @@ impl Registry<'_> {
         if self.g.servers[slot as usize].flags & flag::UNSEEN != 0 {
             self.tell_lost(slot, live, now);
         }
+        const SHOWN: u32 = flag::DISABLED | flag::DRAINING;
         let old = self.g.servers[slot as usize];
         let mut new = Server { record_version: version, ..old };
         new.flags &= !flag::UNSEEN;
@@ -269,13 +281,22 @@ impl Registry<'_> {
             switch(&mut new, live, now);
             new.changed[changed::SWITCH] = stamp_of_age(live.switch_age, now);
         }
+        if let Some(age) = live.settings_age
+            && open(pending::SETTINGS, changed::SETTINGS, age)
+        {
+            live.settings.apply(&mut new);
+            new.changed[changed::SETTINGS] = stamp_of_age(age, now);
+        }
+        if old.flags & SHOWN != 0 && new.flags & SHOWN == 0 {
+            begin(&mut new, live.switch_age, now);
+        }
         if old.pending & pending::ADD == 0 {
             new.changed[changed::ADD] = stamp_of_age(live.added, now);
             new.created_wall = now.wall.saturating_sub(live.created_age);
         }
-        const SHOWN: u32 = flag::DISABLED | flag::DRAINING;
         let differs = (old.weight, old.max_conns) != (new.weight, new.max_conns)
-            || (old.flags ^ new.flags) & SHOWN != 0;
+            || (old.flags ^ new.flags) & SHOWN != 0
+            || Settings::of(&old) != Settings::of(&new);
         if !differs {
             self.g.servers[slot as usize] = new;
             return;
@@ -283,6 +304,8 @@ impl Registry<'_> {
         new.updated_wall = now.wall.saturating_sub(last_change(live));
         self.replace(slot, new);
         self.touch(old.space);
+        warm::step(&mut self.g, slot, now);
+        warm::note(&mut self.g, slot);
         let changed = (old.flags ^ new.flags) & SHOWN;
         if changed & flag::DISABLED != 0 {
             let off = new.flags & flag::DISABLED != 0;
@@ -314,6 +337,14 @@ impl Registry<'_> {
         let differs = switched != (live.disabled, live.draining);
         if later(changed::SWITCH, live.switch_age, differs) {
             bits |= pending::SWITCH;
+        }
+        // Of a record that has none it is not known how old they are.
+        let (age, differs) = match live.settings_age {
+            Some(age) => (age, Settings::of(s) != live.settings),
+            None => (u64::MAX, Settings::of(s) != Settings::DEFAULT),
+        };
+        if later(changed::SETTINGS, age, differs) {
+            bits |= pending::SETTINGS;
         }
         if later(changed::ADD, live.added, false) {
             bits |= pending::ADD;
@@ -466,6 +497,11 @@ const ALIKE: u64 = 10;
 
 fn last_change(live: &LiveRecord) -> u64 {
     live.weight_age.min(live.max_conns_age).min(live.switch_age).min(live.added)
+}
+
+/// Makes a server begin to grow to its weight so long ago.
+fn begin(s: &mut Server, ago: u64, now: Now) {
+    warm::begin(s, Now { mono: now.mono.saturating_sub(ago), ..now });
 }
 
 /// Off, on and draining as Redis has it.

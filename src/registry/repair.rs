@@ -151,12 +151,13 @@ impl Registry<'_> {
         unknown
     }
 
-    /// Frees servers whose namespace never came into being.
+    /// Frees servers whose namespace never came into being, and ends removals.
     fn drop_orphans(&mut self) {
         let t = &mut *self.g;
         for s in t.servers.iter_mut() {
             let homeless = t.spaces.get(s.space as usize).is_none_or(|space| space.live == 0);
-            if s.live != 0 && homeless {
+            // Or whose removal was cut short: its record has given up what it was.
+            if s.live != 0 && (homeless || s.is_departed()) {
                 s.live = 0;
             }
         }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use super::address::Address;
 use super::member::EMPTY;
 use super::queue::{age, set_departed_space, stamp_of_age};
+use super::settings::Settings;
 use super::space::{SpaceName, name_of};
 use super::{Error, Events, Happening, Now, Registry, Rules};
 use crate::shm::{Filed, NEVER_FILED, SPACE_NAME_MAX, Server, changed, flag, pending, reason};
@@ -35,12 +36,8 @@ pub struct SavedServer {
     pub weight: u32,
     /// 0 to [`super::MAX_CONNS_MAX`].
     pub max_conns: u32,
-    /// 0: never taken out for failures.
-    pub max_fails: u32,
-    /// Milliseconds.
-    pub fail_timeout_ms: u32,
-    /// Milliseconds in which it grows to its weight.
-    pub slow_start_ms: u32,
+    /// What else its registration or line said.
+    pub settings: Settings,
     /// Switched off.
     pub off: Option<SwitchedOff>,
     /// When it was.
@@ -107,9 +104,7 @@ impl Copied {
             number: s.number,
             weight: s.weight,
             max_conns: s.max_conns,
-            max_fails: s.max_fails,
-            fail_timeout_ms: s.fail_timeout_ms,
-            slow_start_ms: s.slow_start_ms,
+            settings: Settings::of(s),
             off,
             disabled_at: if off.is_some() { s.disabled_wall } else { 0 },
             draining: has(flag::DRAINING),
@@ -388,20 +383,18 @@ impl Registry<'_> {
             flags: if saved.is_static { flag::STATIC } else { flag::AFAR },
             weight: saved.weight,
             max_conns: saved.max_conns,
-            max_fails: saved.max_fails,
-            fail_timeout_ms: saved.fail_timeout_ms,
-            slow_start_ms: saved.slow_start_ms,
             heartbeat_mono: now.mono,
             heartbeat_wall: now.wall,
             created_wall: saved.created_at,
             updated_wall: saved.updated_at,
             started_mono: now.mono,
-            changed: [created, changed, changed, changed],
+            changed: [created, changed, changed, changed, changed],
             ..EMPTY
         };
         if saved.down {
             server.flags |= flag::CONFIGURED_DOWN;
         }
+        saved.settings.apply(&mut server);
         switch(&mut server, saved);
         saved.address.write(&mut server);
         self.insert(server).ok_or(Error::Full("server"))
@@ -412,7 +405,7 @@ impl Registry<'_> {
         let mut server = Server {
             number: saved.number,
             pending: pending::REMOVE,
-            changed: [stamp_of_age(now.wall.saturating_sub(saved.removed_at), now); 4],
+            changed: [stamp_of_age(now.wall.saturating_sub(saved.removed_at), now); changed::COUNT],
             ..EMPTY
         };
         let name = saved.namespace.as_bytes();
@@ -436,9 +429,7 @@ impl Registry<'_> {
         if old.flags & flag::STATIC == 0 || saved.is_static {
             new.weight = saved.weight;
             new.max_conns = saved.max_conns;
-            new.max_fails = saved.max_fails;
-            new.fail_timeout_ms = saved.fail_timeout_ms;
-            new.slow_start_ms = saved.slow_start_ms;
+            saved.settings.apply(&mut new);
         }
         switch(&mut new, saved);
         self.replace(slot, new);

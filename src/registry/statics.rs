@@ -4,6 +4,7 @@
 use super::address::Address;
 use super::life::is_enabled;
 use super::member::EMPTY;
+use super::settings::Settings;
 use super::space::{SpaceName, name_of};
 use super::{Error, Events, Happening, Now, Registry, Rules};
 use crate::shm::{Server, Shared, Tables, fault, flag, reason};
@@ -25,6 +26,8 @@ pub struct StaticServer {
     pub backup: bool,
     /// Switched off.
     pub down: bool,
+    /// Milliseconds in which it grows to its weight, up to [`super::SLOW_START_MAX`]; 0: none.
+    pub slow_start_ms: u32,
 }
 
 impl Registry<'_> {
@@ -98,7 +101,7 @@ impl Registry<'_> {
             s.flags &= !flag::SEEN;
         }
         for (name, line) in servers {
-            if let Err(e) = self.configure_server(*name, line, rules, now) {
+            if let Err(e) = self.configure_server(*name, line, now) {
                 full = Some(e);
             }
             fault::point!("configure.server");
@@ -149,7 +152,6 @@ impl Registry<'_> {
         &mut self,
         name: SpaceName<'_>,
         line: &StaticServer,
-        rules: &Rules,
         now: Now,
     ) -> Result<(), Error> {
         let space = self.make_space(name)?;
@@ -192,9 +194,13 @@ impl Registry<'_> {
         }
         s.weight = line.weight;
         s.max_conns = line.max_conns;
-        s.max_fails = line.max_fails;
-        s.fail_timeout_ms = line.fail_timeout_ms;
-        s.slow_start_ms = rules.slow_start as u32;
+        let settings = Settings {
+            max_fails: line.max_fails,
+            fail_timeout_ms: line.fail_timeout_ms,
+            slow_start_ms: line.slow_start_ms,
+            ..Settings::DEFAULT
+        };
+        settings.apply(&mut s);
         line.address.write(&mut s);
         if known.is_none_or(|slot| self.g.servers[slot as usize].flags & flag::STATIC == 0) {
             s.heartbeat_mono = now.mono;
@@ -215,6 +221,6 @@ impl Registry<'_> {
 fn unchanged(old: &Server, new: &Server) -> bool {
     (old.flags | flag::SEEN) == new.flags
         && (old.weight, old.max_conns) == (new.weight, new.max_conns)
-        && (old.max_fails, old.fail_timeout_ms) == (new.max_fails, new.fail_timeout_ms)
+        && Settings::of(old) == Settings::of(new)
         && (old.disabled_reason, old.disabled_wall) == (new.disabled_reason, new.disabled_wall)
 }

@@ -9,6 +9,7 @@ mod life;
 mod model;
 mod panic;
 mod points;
+mod remote;
 mod requests;
 mod saved;
 mod warm;

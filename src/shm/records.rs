@@ -14,7 +14,7 @@ pub const SPACE_NAME_MAX: usize = 64;
 /// Longest printed address of a server: `unix:` and a full `sun_path`, which ends with a zero byte.
 pub const NAME_MAX: usize = 112;
 
-/// Longest path that health checks of one server ask for, in bytes.
+/// Longest path that health checks ask one server for, in bytes.
 pub const HEALTH_PATH_MAX: usize = 48;
 
 /// The classes a server can be in: exactly one at a time, the first that applies in this order of
@@ -89,8 +89,10 @@ pub mod pending {
     pub const REMOVE: u32 = 1 << 5;
     /// It has been silent for so long that it is to be forgotten, if the others agree.
     pub const FORGET: u32 = 1 << 6;
+    /// Its other settings were set: `registry::Settings`.
+    pub const SETTINGS: u32 = 1 << 7;
     /// Everything there is to say of a server.
-    pub const ALL: u32 = ADD | WEIGHT | MAX_CONNS | SWITCH | BEAT;
+    pub const ALL: u32 = ADD | WEIGHT | MAX_CONNS | SWITCH | BEAT | SETTINGS;
 }
 
 /// Places in [`Server::timeouts_ms`].
@@ -113,6 +115,10 @@ pub mod changed {
     pub const MAX_CONNS: usize = 2;
     /// On, off, draining.
     pub const SWITCH: usize = 3;
+    /// The other settings of a registration.
+    pub const SETTINGS: usize = 4;
+    /// Number of places.
+    pub const COUNT: usize = 5;
 }
 
 /// What [`Server::changed`] is ahead of the monotonic clock, so that times before the boot of the
@@ -489,7 +495,7 @@ pub struct Server {
     pub record_version: u64,
     /// When each part last changed, on any node: monotonic milliseconds and [`AGES`]. Indexed by
     /// [`changed`].
-    pub changed: [u64; 4],
+    pub changed: [u64; changed::COUNT],
     /// Monotonic time when `busy` was last 0.
     pub busy_from: u64,
 
@@ -503,7 +509,7 @@ pub struct Server {
     /// Name for sticky routes.
     pub route: [u8; 32],
     /// Free text for people.
-    pub label: [u8; 20],
+    pub label: [u8; 12],
     /// Milliseconds that requests to it wait for a connection, between two writes and between two
     /// reads; 0: as the location says. Indexed by [`timeout`].
     pub timeouts_ms: [u32; 3],

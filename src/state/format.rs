@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::file::Fnv;
 use crate::registry::{
-    Address, MAX_CONNS_MAX, SavedServer, Source, SpaceName, SwitchedOff, WEIGHT_MAX,
+    Address, HealthPath, MAX_CONNS_MAX, SavedServer, Settings, Source, SpaceName, SwitchedOff,
+    WEIGHT_MAX,
 };
+use crate::shm::timeout;
 
 /// Version of the format.
 pub const FORMAT_VERSION: u64 = 1;
@@ -79,6 +81,14 @@ struct Line<'a> {
     fail_timeout_ms: u32,
     #[serde(default, skip_serializing_if = "is_none")]
     slow_start_ms: u32,
+    #[serde(default, skip_serializing_if = "is_none")]
+    connect_timeout_ms: u32,
+    #[serde(default, skip_serializing_if = "is_none")]
+    send_timeout_ms: u32,
+    #[serde(default, skip_serializing_if = "is_none")]
+    read_timeout_ms: u32,
+    #[serde(default, skip_serializing_if = "str::is_empty", borrow)]
+    health_path: std::borrow::Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     disabled: Option<std::borrow::Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -171,15 +181,20 @@ impl Writer {
     /// Adds a server.
     pub fn push(&mut self, s: &SavedServer) {
         self.bytes.extend_from_slice(if self.count == 0 { b"\n" } else { b",\n" });
+        let settings = &s.settings;
         let mut line = Line {
             namespace: s.namespace.as_str().into(),
             addr: s.address.to_string().into(),
             number: s.number,
             weight: s.weight,
             max_conns: s.max_conns,
-            max_fails: s.max_fails,
-            fail_timeout_ms: s.fail_timeout_ms,
-            slow_start_ms: s.slow_start_ms,
+            max_fails: settings.max_fails,
+            fail_timeout_ms: settings.fail_timeout_ms,
+            slow_start_ms: settings.slow_start_ms,
+            connect_timeout_ms: settings.timeouts_ms[timeout::CONNECT],
+            send_timeout_ms: settings.timeouts_ms[timeout::SEND],
+            read_timeout_ms: settings.timeouts_ms[timeout::READ],
+            health_path: settings.health_path.as_str().into(),
             disabled: s.off.map(|off| match off {
                 SwitchedOff::Manual => MANUAL.into(),
                 SwitchedOff::Configured => CONFIGURED.into(),
@@ -343,9 +358,13 @@ fn server(line: &Line<'_>) -> Option<SavedServer> {
         number: line.number,
         weight: line.weight,
         max_conns: line.max_conns,
-        max_fails: line.max_fails,
-        fail_timeout_ms: line.fail_timeout_ms,
-        slow_start_ms: line.slow_start_ms,
+        settings: Settings {
+            max_fails: line.max_fails,
+            fail_timeout_ms: line.fail_timeout_ms,
+            slow_start_ms: line.slow_start_ms,
+            timeouts_ms: [line.connect_timeout_ms, line.send_timeout_ms, line.read_timeout_ms],
+            health_path: HealthPath::new(&line.health_path)?,
+        },
         off,
         disabled_at: line.disabled_at,
         draining: line.draining,

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::file::LIMIT;
 use super::*;
-use crate::registry::{Address, SavedServer, Source, SwitchedOff};
+use crate::registry::{Address, HealthPath, SavedServer, Settings, Source, SwitchedOff};
 
 fn head(instance: u64) -> Head {
     let source = Source { instance, next_number: 100, seen: None };
@@ -25,9 +25,7 @@ fn server(n: u16) -> SavedServer {
         number: u64::from(n),
         weight: 1,
         max_conns: 1000,
-        max_fails: 1,
-        fail_timeout_ms: 10_000,
-        slow_start_ms: 0,
+        settings: Settings::DEFAULT,
         off: None,
         disabled_at: 0,
         draining: false,
@@ -68,23 +66,28 @@ fn any_address() -> impl Strategy<Value = (Address, bool)> {
     ]
 }
 
+fn any_settings() -> impl Strategy<Value = Settings> {
+    let path = prop_oneof![Just(String::new()), "/[!-~]{0,47}"];
+    (0..9u32, 0..20_000u32, 0..3_600_000u32, any::<[u32; 3]>(), path).prop_map(
+        |(max_fails, fail_timeout_ms, slow_start_ms, timeouts_ms, path)| Settings {
+            max_fails,
+            fail_timeout_ms,
+            slow_start_ms,
+            timeouts_ms,
+            health_path: HealthPath::new(&path).unwrap(),
+        },
+    )
+}
+
 fn any_server() -> impl Strategy<Value = SavedServer> {
     let off = option::of(prop_oneof![Just(SwitchedOff::Manual), Just(SwitchedOff::Configured)]);
     (
         ("[A-Za-z0-9._-]{1,64}", any_address(), any::<u64>()),
-        (
-            0..=65_535u32,
-            0..=i32::MAX as u32,
-            0..9u32,
-            0..20_000u32,
-            off,
-            any::<bool>(),
-            any::<bool>(),
-        ),
+        (0..=65_535u32, 0..=i32::MAX as u32, any_settings(), off, any::<bool>(), any::<bool>()),
         (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>()),
     )
         .prop_map(|((namespace, (address, is_static), number), flags, times)| {
-            let (weight, max_conns, max_fails, fail_timeout_ms, off, draining, down) = flags;
+            let (weight, max_conns, settings, off, draining, down) = flags;
             let (disabled_at, created_at, updated_at, heard) = times;
             SavedServer {
                 namespace,
@@ -92,9 +95,7 @@ fn any_server() -> impl Strategy<Value = SavedServer> {
                 number,
                 weight,
                 max_conns,
-                max_fails,
-                fail_timeout_ms,
-                slow_start_ms: fail_timeout_ms / 2,
+                settings,
                 off,
                 disabled_at,
                 draining,
@@ -197,6 +198,15 @@ fn it_is_for_people_too() {
 }
 
 #[test]
+fn settings_stand_in_the_file_where_they_are_not_the_default() {
+    let mut settings = Settings { max_fails: 3, timeouts_ms: [1, 2, 3], ..Settings::DEFAULT };
+    settings.health_path = HealthPath::new("/a?b=\"c\"").unwrap();
+    let text = String::from_utf8(written(&[SavedServer { settings, ..server(1) }])).unwrap();
+    let expected = r#""max_conns":1000,"max_fails":3,"connect_timeout_ms":1,"send_timeout_ms":2,"read_timeout_ms":3,"health_path":"/a?b=\"c\"","created_at""#;
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
 fn fields_from_the_future_are_left_unread() {
     let text = format!(
         r#"{HEAD},"comment":["x",{{}}],"servers":[{{"namespace":"a","addr":"[::1]:80","number":1,"weight":2,"max_conns":0,"created_at":3,"zone":"eu"}}],"count":1"#
@@ -205,7 +215,7 @@ fn fields_from_the_future_are_left_unread() {
     assert_eq!(document.servers[0].address.to_string(), "[::1]:80");
     assert_eq!(document.servers[0].weight, 2);
     // Fields that an older version did not write.
-    assert_eq!((document.servers[0].max_fails, document.servers[0].fail_timeout_ms), (1, 10_000));
+    assert_eq!(document.servers[0].settings, Settings::DEFAULT);
 }
 
 #[test]
@@ -248,8 +258,14 @@ fn structure_is_strict() {
     ] {
         assert!(refused(&line(bad, ""), 1).contains("no such server"), "{bad}");
     }
-    for more in [r#","weight":2"#, r#","disabled":"x""#, r#","draining":1"#, r#","updated_at":-1"#]
-    {
+    for more in [
+        r#","weight":2"#,
+        r#","disabled":"x""#,
+        r#","draining":1"#,
+        r#","updated_at":-1"#,
+        r#","health_path":"live""#,
+        r#","read_timeout_ms":-1"#,
+    ] {
         refused(&line("10.0.0.1:80", more), 1);
     }
     refused(&one.replace("\"weight\":1", "\"weight\":65536"), 1);
@@ -274,8 +290,18 @@ fn what_makes_no_difference_to_a_restart_is_not_content() {
     assert_eq!(content(SavedServer { heard: 9, updated_at: 9, ..server(1) }), same);
     assert_ne!(content(SavedServer { weight: 9, ..server(1) }), same);
     assert_ne!(content(SavedServer { draining: true, ..server(1) }), same);
-    assert_ne!(content(SavedServer { max_fails: 0, ..server(1) }), same);
-    assert_ne!(content(SavedServer { fail_timeout_ms: 0, ..server(1) }), same);
+    let plain = Settings::DEFAULT;
+    for settings in [
+        Settings { max_fails: 0, ..plain },
+        Settings { fail_timeout_ms: 0, ..plain },
+        Settings { slow_start_ms: 1, ..plain },
+        Settings { timeouts_ms: [1, 0, 0], ..plain },
+        Settings { timeouts_ms: [0, 1, 0], ..plain },
+        Settings { timeouts_ms: [0, 0, 1], ..plain },
+        Settings { health_path: HealthPath::new("/").unwrap(), ..plain },
+    ] {
+        assert_ne!(content(SavedServer { settings, ..server(1) }), same, "{settings:?}");
+    }
     assert_ne!(content(server(2)), same);
 }
 

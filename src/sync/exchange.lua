@@ -124,7 +124,9 @@ local function beats(ns) return public(ns, 'heartbeat', 'hash') end
 
 -- Records -----------------------------------------------------------------------
 -- a: last registration; x: removal, of one that is gone; c: first registration; w, m, d, r: weight,
--- max_conns, disabled, draining; wt, mt, st: when these were set; dt: when it was disabled.
+-- max_conns, disabled, draining; wt, mt, st: when these were set; dt: when it was disabled; g: its other
+-- settings, those that are not the default, by their public names; gt: when these were set. A node that knows
+-- nothing of settings makes records without both, and leaves them in others.
 
 local NUMBERS = { 'v', 'a', 'c', 'p', 'w', 'wt', 'm', 'mt', 'd', 'r', 'st', 'dt' }
 local beat_seq, total_seq = number('beat-seq'), number('total-seq')
@@ -141,7 +143,17 @@ local function record(m)
     -- it was is not known: what is said now is later.
     if field ~= 'v' and r[field] > now + 1000 then r[field] = now - 60000 end
   end
+  if type(r.gt) ~= 'number' or type(r.g) ~= 'table' then r.g = nil end
+  if type(r.gt) ~= 'number' then r.gt = nil
+  elseif r.gt > now + 1000 then r.gt = now - 60000 end
   return r
+end
+
+local function same(a, b)
+  if type(a) ~= 'table' or type(b) ~= 'table' then return a == b end
+  for name, value in pairs(a) do if b[name] ~= value then return false end end
+  for name in pairs(b) do if a[name] == nil then return false end end
+  return true
 end
 
 local function keep(m, r) call('HSET', S .. 'records', m, cjson.encode(r)) end
@@ -153,7 +165,11 @@ local function save(m, r)
   call('ZADD', S .. 'index', int(version), m)
 end
 
+local SETTINGS = {
+  'max_fails', 'fail_timeout', 'slow_start', 'connect_timeout', 'send_timeout', 'read_timeout', 'health_path',
+}
 local OURS = ' host port weight max_conns enabled created_at updated_at disabled_at disabled_reason '
+  .. table.concat(SETTINGS, ' ') .. ' '
 
 -- Shadows are what was written to a public key last: what differs from them was written by others.
 local function put_meta(ns, addr, r, heard)
@@ -169,7 +185,8 @@ local function put_meta(ns, addr, r, heard)
   meta.weight, meta.max_conns = r.w, r.m
   meta.enabled = r.d == 0
   meta.created_at = r.c / 1000
-  meta.updated_at = math.max(r.a, r.wt, r.mt, r.st) / 1000
+  for _, name in ipairs(SETTINGS) do meta[name] = r.g and r.g[name] end
+  meta.updated_at = math.max(r.a, r.wt, r.mt, r.st, r.gt or 0) / 1000
   meta.disabled_at = r.d ~= 0 and r.dt / 1000 or nil
   meta.disabled_reason = r.d ~= 0 and 'manual' or nil
   if heard then meta.last_heartbeat = heard / 1000 end
@@ -280,6 +297,7 @@ local function change(o)
   end
   local r = record(m)
   local added = o.add and told - o.add
+  if o.g and not next(o.g) then o.g = nil end
   if r and r.x then
     if not added or added < r.x - ALIKE then return REMOVED, math.max(0, now - r.x) end
     added = math.max(added, r.x)
@@ -288,11 +306,12 @@ local function change(o)
   end
   if not r then
     if not added then return UNKNOWN, 0 end
-    local old = o.old or { o.add, o.add, o.add }
+    local old = o.old or { o.add, o.add, o.add, o.add }
     r = {
       a = added, c = told - math.max(o.created, o.add), h = o.h, p = o.p,
       w = o.w, wt = told - (o.wa or old[1]), m = o.m, mt = told - (o.ma or old[2]),
       d = o.d, r = o.r, st = told - (o.sa or old[3]), dt = told - o.da,
+      g = o.g, gt = told - (o.ga or old[4]),
     }
     save(m, r)
     -- Nodes that never lost it find that their requests on it are not counted any more.
@@ -307,22 +326,22 @@ local function change(o)
 
   local changed, newer, refused = o.seen ~= nil or not live(ns, addr), false, false
   if added and added > r.a then r.a, newer = added, true end
-  local function part(age, time, fields)
+  local function part(age, time, ...)
     if not age then return end
     local at = told - age
-    if at < r[time] then
-      for field, value in pairs(fields) do refused = refused or r[field] ~= value end
-      return
+    local later = at >= (r[time] or 0)
+    if later then r[time], newer = at, true end
+    for _, field in ipairs({ ... }) do
+      if not same(r[field], o[field]) then
+        if later then r[field], changed = o[field], true else refused = true end
+      end
     end
-    r[time], newer = at, true
-    for field, value in pairs(fields) do
-      if r[field] ~= value then r[field], changed = value, true end
-    end
-    return true
+    return later
   end
-  part(o.wa, 'wt', { w = o.w })
-  part(o.ma, 'mt', { m = o.m })
-  if part(o.sa, 'st', { d = o.d, r = o.r }) then r.dt = told - o.da end
+  part(o.wa, 'wt', 'w')
+  part(o.ma, 'mt', 'm')
+  part(o.ga, 'gt', 'g')
+  if part(o.sa, 'st', 'd', 'r') then r.dt = told - o.da end
   local heard = put_beat(ns, addr, m, told - o.hb, o.weak)
   if changed then
     save(m, r)

@@ -4,10 +4,11 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::given::{self, Fields};
 use super::{Link, LinkError, Script};
 use crate::registry::{
-    Address, LiveRecord, MAX_CONNS_MAX, News, Outcome, Record, RecordState, SpaceName, WEIGHT_MAX,
-    What,
+    Address, LiveRecord, MAX_CONNS_MAX, News, Outcome, Record, RecordState, Settings, SpaceName,
+    WEIGHT_MAX, What,
 };
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("exchange.lua")));
@@ -143,9 +144,14 @@ pub(super) struct ItemChange {
     pub(super) draining: u8,
     #[serde(rename = "sa", skip_serializing_if = "Option::is_none")]
     pub(super) switch_age: Option<u64>,
-    /// Of weight, limit and switch, news or not; with a registration alone.
+    /// Its settings; with these or with a registration alone.
+    #[serde(rename = "g", skip_serializing_if = "Option::is_none")]
+    pub(super) settings: Option<Fields>,
+    #[serde(rename = "ga", skip_serializing_if = "Option::is_none")]
+    pub(super) settings_age: Option<u64>,
+    /// Of weight, limit, switch and settings, news or not; with a registration alone.
     #[serde(rename = "old", skip_serializing_if = "Option::is_none")]
-    pub(super) ages: Option<[u64; 3]>,
+    pub(super) ages: Option<[u64; 4]>,
     #[serde(rename = "da")]
     pub(super) disabled_age: u64,
     #[serde(rename = "created")]
@@ -182,6 +188,11 @@ impl Item {
                     disabled: news.disabled.into(),
                     draining: news.draining.into(),
                     switch_age: news.switch_age,
+                    settings: news
+                        .added
+                        .or(news.settings_age)
+                        .map(|_| given::write(&news.settings)),
+                    settings_age: news.settings_age,
                     ages: news.added.map(|_| news.ages),
                     disabled_age: news.disabled_age,
                     created_age: news.created_age,
@@ -339,6 +350,9 @@ struct Stored {
     st: f64,
     #[serde(default)]
     dt: f64,
+    #[serde(default)]
+    g: Fields,
+    gt: Option<f64>,
 }
 
 /// Runs an exchange.
@@ -455,6 +469,11 @@ fn record(member: &str, text: &str, heard: f64, now: u64) -> Option<Record> {
             switch_age: age(stored.st),
             disabled_age: age(stored.dt),
             created_age: age(stored.c),
+            settings: match stored.gt {
+                Some(_) => given::read(&stored.g).ok()?,
+                None => Settings::DEFAULT,
+            },
+            settings_age: stored.gt.map(age),
             heartbeat_age: if heard < 0.0 { 0 } else { milliseconds(heard) },
         }),
     };

@@ -23,12 +23,21 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// How long a connection must have lived for the shortest wait after it.
 const SOUND: Duration = Duration::from_secs(3);
 
+/// A listener that hears nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Deaf {
+    /// How often in a row it has tried in vain; the end of a connection counts as well.
+    pub attempts: u32,
+    /// What the last one failed for.
+    pub why: String,
+}
+
 /// A thread that is subscribed to a channel. Dropping this ends the thread, and does not wait for
 /// it; nothing is heard any more then, but for a call that is under way.
 #[derive(Debug)]
 pub struct Listener {
     stop: Stop,
-    trouble: Arc<Mutex<Option<String>>>,
+    trouble: Arc<Mutex<Option<Deaf>>>,
 }
 
 impl Listener {
@@ -64,7 +73,7 @@ impl Listener {
     }
 
     /// Why it hears nothing at present. None: it does, or has not tried yet.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn trouble(&self) -> Option<Deaf> {
         self.trouble.lock().clone()
     }
 }
@@ -81,7 +90,7 @@ struct Ear<F> {
     channel: String,
     timeout: Duration,
     stop: Stop,
-    trouble: Arc<Mutex<Option<String>>>,
+    trouble: Arc<Mutex<Option<Deaf>>>,
     heard: F,
 }
 
@@ -91,7 +100,10 @@ impl<F: Fn(&[u8])> Ear<F> {
         while !self.stop.is_stopped() {
             let mut since = None;
             let Err(error) = self.listen(&mut since);
-            *self.trouble.lock() = Some(error.to_string());
+            let mut trouble = self.trouble.lock();
+            let attempts = trouble.as_ref().map_or(0, |deaf| deaf.attempts).saturating_add(1);
+            *trouble = Some(Deaf { attempts, why: error.to_string() });
+            drop(trouble);
             if since.is_some_and(|since: Instant| since.elapsed() >= SOUND) {
                 wait = BACKOFF.0;
             }

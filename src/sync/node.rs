@@ -11,6 +11,7 @@
 //!                                └── wiped ──► Wiping ──► Rest
 //! ```
 
+mod hearing;
 mod snapshot;
 mod taking;
 
@@ -18,6 +19,7 @@ use std::collections::{HashSet, VecDeque};
 use std::mem::replace;
 use std::time::{Duration, Instant};
 
+use self::hearing::Hearing;
 use super::courier::{Job, Outcome, Report};
 use super::exchange::{Answer, Count, Done, Identity, Item, Request};
 use crate::registry::{
@@ -136,6 +138,7 @@ pub struct Node {
     /// When the log last said that Redis can't be used, and why.
     complained: (u64, String),
     lease: bool,
+    hearing: Hearing,
     /// What other nodes have on servers has been forgotten.
     alone: bool,
     /// All public keys have been looked at, and Redis is to be told.
@@ -196,6 +199,7 @@ impl Node {
             backoff: 0,
             complained: (0, String::new()),
             lease: false,
+            hearing: Hearing::default(),
             alone: false,
             scanned: false,
             forgotten: 0,
@@ -384,6 +388,7 @@ impl Node {
         self.hinted = false;
         self.next_poll = now.mono + self.settings.interval / 2;
         self.phase = Phase::Asked(now.mono);
+        self.hearing.asked();
         Next::Send(Job::Exchange(Box::new(request)))
     }
 
@@ -430,6 +435,7 @@ impl Node {
         self.counts.clear();
         self.next_round = 0;
         self.lease = false;
+        self.hearing.failed();
         self.failures += 1;
         let (first, most) = BACKOFF;
         self.backoff = (self.backoff * 2).clamp(first, most);
@@ -468,6 +474,7 @@ impl Node {
     fn succeeded(&mut self, zone: &Zone, now: Now) {
         (self.failures, self.backoff, self.next_try) = (0, 0, 0);
         self.alone = false;
+        self.listens();
         let Ok(mut registry) = Registry::lock(zone) else { return };
         let shared = registry.shared();
         shared.connected = 1;

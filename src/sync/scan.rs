@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::exchange::{Item, ItemChange};
+use super::given;
 use super::{Link, LinkError, Script};
-use crate::registry::{Address, MAX_CONNS_MAX, SpaceName, WEIGHT_MAX};
+use crate::registry::{Address, MAX_CONNS_MAX, Settings, SpaceName, WEIGHT_MAX};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scan.lua")));
 
@@ -303,6 +304,7 @@ struct Meta {
     weight: u32,
     max_conns: u32,
     disabled: bool,
+    settings: Settings,
     created: Option<f64>,
 }
 
@@ -324,6 +326,7 @@ impl Entry<'_> {
             weight: meta.weight,
             max_conns: meta.max_conns,
             disabled: meta.disabled,
+            settings: meta.settings,
             created: None,
         });
         let changed = |differs: bool| (new || differs).then_some(0);
@@ -349,6 +352,8 @@ impl Entry<'_> {
                 disabled: meta.disabled.into(),
                 draining: 0,
                 switch_age: changed(meta.disabled != known.disabled),
+                settings: Some(given::write(&meta.settings)),
+                settings_age: changed(meta.settings != known.settings),
                 ages: None,
                 disabled_age: 0,
                 created_age: age(meta.created),
@@ -384,6 +389,7 @@ fn meta(text: &str) -> Result<Meta, String> {
         weight: whole("weight", WEIGHT_MAX, 1)?,
         max_conns: whole("max_conns", MAX_CONNS_MAX, 1000)?,
         disabled: !enabled && !silent,
+        settings: given::read(&fields)?,
         created: fields.get("created_at").and_then(Value::as_f64),
     })
 }

@@ -40,7 +40,7 @@ sub best {
 
 sub _figure {
     my ($figure, $value, $unit) = @_;
-    return sprintf '%.2f%s', $value, $unit || '' if $figure eq 'value';
+    return sprintf $value < 1000 ? '%.2f%s' : '%.0f%s', $value, $unit || '' if $figure eq 'value';
     return sprintf $figure eq 'cpu' ? '%.1f us' : '%.0f', $value;
 }
 
@@ -56,7 +56,7 @@ sub judge {
         elsif ($result->{ours}) { _pairs($row, $result) }
         else                    { _single($row, $result) }
         $row->{bar} = _bar($row);
-        $missed++ if $row->{verdict} !~ /^(?:pass|)$/;
+        $missed++ if $row->{verdict} !~ /^(?:pass|)$/ && !$row->{which};
     }
     return $missed;
 }
@@ -115,6 +115,7 @@ sub _compare {
     } $bound, $found->{ratio};
     $row->{bound}   = $bound;
     $row->{verdict} = !defined $row->{most} && !defined $row->{least} ? '' : $kept ? 'pass' : $near ? 'open' : 'miss';
+    $row->{verdict} = $found->{high} < 1 ? 'cheaper' : $found->{low} > 1 ? 'dearer' : 'undecided' if $row->{which};
     $row->{verdict} = 'noisy' if $found->{spoilt} && $row->{verdict};
     # Answers that failed cost nothing.
     $row->{verdict} = 'errors' if $errors;

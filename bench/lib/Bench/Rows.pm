@@ -11,6 +11,7 @@ package Bench::Rows;
 #   figure         cpu (a request) or rps
 #   most or least  the bar for the ratio ours / theirs; its bound must keep it, not the
 #                  ratio alone. None: for information
+#   which          1: there is no bar, and it says which side costs less
 # and one that is not has run (a sub that gives a result as in Bench::Single) and most.
 
 use strict;
@@ -18,6 +19,8 @@ use warnings;
 
 use Bench::Cpu qw(is_apart);
 use Bench::Fleet;
+use Bench::Method;
+use Bench::Probes;
 use Bench::Single;
 use Bench::Sync;
 use Exporter 'import';
@@ -48,9 +51,11 @@ my @NAMES = (
     [ warm       => 'CPU a request of least_conn warm against stock' ],
     [ kept       => 'CPU a request of the module with stock keepalive against stock' ],
     [ control    => 'stock against itself: what this harness adds' ],
+    [ methods    => "a worker's CPU time for one choice with each method against stock nginx's same" ],
     [ choice     => 'one choice and release in process (cargo bench)' ],
     [ memory     => 'zone memory a server' ],
     [ fairness   => 'difference between in-flight counts' ],
+    [ probes     => 'what health checks of 5,000 servers every 5 seconds cost' ],
     [ redis      => 'CPU a request of a node with Redis on against off' ],
     [ changes    => 'how soon a change is seen on another node' ],
     [ hung       => 'p99 of requests while Redis hangs against while it does not' ],
@@ -162,7 +167,17 @@ sub rows {
     }
     push @rows, grep { $wanted->{ $_->{name} } } _sync_rows($opt{quick});
 
-    $race->('choice', 'one choice and release, 10,000 servers', most => 300, unit => ' ns', seconds => 60,
+    my ($starts, $rounds) = $opt{quick} ? (1, 1) : (4, 5);
+    my $choices = sub {
+        my ($title, $method, $n, @against) = @_;
+        $race->('methods', $title . ', ' . _thousands($n) . ' servers', which => 1, of => ' ns', seconds => $starts * (1.5 + 0.5 * $rounds),
+            run => sub { Bench::Method::choices($method, $n, $starts, $rounds, @against) });
+    };
+    my @counts = grep { $_ != 100 } @$servers;
+    for my $method (Bench::Method::methods()) { $choices->("a choice, \"$method\"", $method, $_) for @counts }
+    $choices->('a choice, stock twice, "round_robin"', 'round_robin', $_, 'control', 'stock') for @counts;
+
+    $race->('choice', 'one choice and release, 10,000 servers', most => 300, unit => ' ns', seconds => 240,
         run => sub { Bench::Single::choice($opt{quick}) });
     # log 10,000 / log 3
     $race->('choice', 'the same, 10,000 servers against 3', most => 8.4, unit => ' times', seconds => 0,
@@ -172,6 +187,11 @@ sub rows {
     for my $w (@$workers) {
         $race->('fairness', 'fairness: most minus least in flight, ' . _workers($w), most => 1, unit => '', seconds => 5,
             run => sub { Bench::Single::fairness($w, $opt{quick} ? 2 : 4) });
+    }
+    my @windows = $opt{quick} ? (1, 5) : (3, 20);
+    for my $type ('http', 'tcp') {
+        $race->('probes', "health checks of 5,000 servers, type=$type", most => 10, unit => ' %',
+            seconds => $windows[0] * $windows[1] + 10, run => sub { Bench::Probes::checks($type, @windows) });
     }
     $race->('slices', 'longest slice or lock hold, 10,000 servers', most => 1, unit => ' ms', seconds => 30,
         run => sub { Bench::Single::slices(10_000) });

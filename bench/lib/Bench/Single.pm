@@ -223,7 +223,8 @@ sub slices {
 
 # One choice
 
-# The microbenchmark bench/choice.rs, by cargo bench, once: nanoseconds by number of servers.
+# The microbenchmark bench/choice.rs, by cargo bench, once: nanoseconds by method, and by number of
+# servers or what these are like.
 my $choice;
 
 sub _choice {
@@ -242,12 +243,12 @@ sub _choice {
     die "cargo bench failed:\n" . slurp($log) if exit_status($pid);
 
     my %ns;
-    for my $file (glob "'$target/criterion/choice and release/least_conn/*/new/estimates.json'") {
-        my ($servers) = $file =~ m{/(\d+)/new/} or next;
+    for my $file (glob "'$target/criterion/choice and release/*/*/new/estimates.json' '$target/criterion/of 10,000 servers/*/*/new/estimates.json'") {
+        my ($method, $case) = $file =~ m{([^/]+)/([^/]+)/new/} or next;
         next if (stat $file)[9] < $began;
-        $ns{$servers} = JSON::PP->new->decode(slurp($file))->{median}{point_estimate};
+        $ns{$method}{$case} = JSON::PP->new->decode(slurp($file))->{median}{point_estimate};
     }
-    for (3, 10_000) { die "cargo bench left no figure for $_ servers\n" unless $ns{$_} }
+    for (3, 10_000) { die "cargo bench left no figure for $_ servers\n" unless $ns{least_conn}{$_} }
     return $choice = \%ns;
 }
 
@@ -260,9 +261,17 @@ sub choice {
     my ($quick) = @_;
     my $missing = _no_cargo();
     return $missing if $missing;
-    my $ns  = _choice($quick);
-    my @all = map { sprintf '%.0f ns with %d', $ns->{$_}, $_ } sort { $a <=> $b } keys %$ns;
-    return { number => $ns->{10_000}, value => sprintf('%.0f ns', $ns->{10_000}), notes => [ join(', ', @all) . ' servers' ] };
+    my $ns = _choice($quick);
+    my @notes;
+    for my $method (sort keys %$ns) {
+        my $of = $ns->{$method};
+        my @counts = sort { $a <=> $b } grep { /^\d+$/ } keys %$of;
+        my @cases  = sort grep { !/^\d+$/ } keys %$of;
+        push @notes, "$method: " . join(', ', map { sprintf '%.0f ns with %s', $of->{$_}, $_ } @counts) . ' servers'
+            . (@cases ? '; with 10000, ' . join(', ', map { sprintf '%s %.0f', $_, $of->{$_} } @cases) : '');
+    }
+    my $number = $ns->{least_conn}{10_000};
+    return { number => $number, value => sprintf('%.0f ns', $number), notes => \@notes };
 }
 
 # How it grows: the bar is what log N gives, a scan of all servers would be far beyond.
@@ -270,7 +279,7 @@ sub choice_growth {
     my ($quick) = @_;
     my $missing = _no_cargo();
     return $missing if $missing;
-    my $ns = _choice($quick);
+    my $ns = _choice($quick)->{least_conn};
     my $growth = $ns->{10_000} / $ns->{3};
     return { number => $growth, value => sprintf('%.2f times', $growth) };
 }

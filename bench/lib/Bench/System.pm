@@ -22,7 +22,7 @@ our ($NGINX, $MODULE);
 
 # What a system has that is not told otherwise.
 my %DEFAULT = (
-    workers => 1, keepalive => 1000, log => 'error', register => 1, size => '32m', env => {},
+    workers => 1, keepalive => 1000, log => 'error', register => 1, size => '32m', env => {}, method => 'least_conn',
     registry => 'heartbeat_ttl 1h;',
 );
 
@@ -82,21 +82,23 @@ sub stock_fits {
 
 # A backend of all servers: all addresses of this machine, every request is answered at
 # once from memory, and no connection is closed that may be kept. For so many connections.
+#   counts  1: it tells at /stub how many connections and requests it has had
 my $BACKEND_HOLDS = 15_000;
 
 sub backend {
-    my ($class, $needed) = @_;
+    my ($class, $needed, %opt) = @_;
     my $most    = descriptors() - 200;
     my $holds   = $most < $BACKEND_HOLDS ? $most : $BACKEND_HOLDS;
     my $workers = 1 + int(($needed || 0) / $holds);
     $most = 60_000 if $most > 60_000;
     my $self = bless { name => 'backend', port => free_port(), dir => temp_dir(), workers => $workers }, $class;
     my $reuseport = $workers > 1 ? ' reuseport' : '';
+    my $counts    = $opt{counts} ? "\n        location = /stub { stub_status; }" : '';
     return $self->_start_nginx(_conf($workers, $most, '', <<"END"));
     server {
         listen *:$self->{port}$reuseport backlog=4096;
         keepalive_timeout 1h;
-        location / { return 200 "ok\n"; }
+        location / { return 200 "ok\n"; }$counts
     }
 END
 }
@@ -106,8 +108,10 @@ END
 #              (with stock keepalive); redis (the module, with a Redis of its own); haproxy or lua
 #   servers    how many
 #   workers    worker processes (threads of HAProxy)
-#   keepalive  upstream connections that a worker keeps
+#   keepalive  upstream connections that a worker keeps; 0: as it does without a word
 #   backend    the port where all servers listen
+#   method     how stock nginx or the module balances, least_conn unless told; empty: no word of it
+#   choices    the module that choices.c makes: it chooses at /choices, and nothing need listen
 # and, for the module:
 #   registry   directives for its zone, instead of those for a measurement
 #   size       of its zone; log: the level of its log
@@ -122,13 +126,14 @@ sub new {
         $self->{redis} = RegistryTest::Redis->new;
         $self->{registry} .= ' redis ' . $self->{redis}->url . ';';
     }
+    $self->{method} = 'least_conn warm' if $self->{system} eq 'warm';
     if    ($self->{system} eq 'haproxy')             { $self->_start_haproxy }
     elsif ($self->{system} eq 'lua')                 { $self->_start_nginx(_lua_conf($self)) }
     elsif ($self->{system} =~ /^(?:stock|control)$/) { $self->_start_nginx($self->_stock_conf) }
     else                                             { $self->_start_nginx($self->_module_conf) }
 
     $self->register if $self->{register} && $self->{system} !~ /^(?:stock|control|haproxy)$/;
-    if ($self->{servers}) {
+    if ($self->{servers} && !$self->{choices}) {
         my $answer = RegistryTest::Client::http('GET', $self->url('/'));
         die "$self->{name} answered $answer->{status}: " . slurp("$self->{dir}/error.log") . "\n"
             if $self->{register} && $answer->{status} != 200;
@@ -284,24 +289,33 @@ $more{server}
 END
 }
 
+# The parts of an upstream that may be left out: how it balances, and what it keeps.
+sub _method { my ($self, $directive) = @_; return $self->{method} eq '' ? '' : "        $directive$self->{method};\n" }
+
+sub _stock_keepalive { my ($self) = @_; return $self->{keepalive} ? sprintf $STOCK_KEEPALIVE, $self->{keepalive} : '' }
+
+# What times choices, and where it does.
+sub _choices_module { my ($self) = @_; return $self->{choices} ? "load_module $self->{choices};\n" : '' }
+
+sub _choices_place { my ($self) = @_; return $self->{choices} ? "        location = /choices { choices backend; }\n" : '' }
+
 sub _stock_conf {
     my ($self) = @_;
     my $servers = join '', map { "        server " . server_host($_) . ":$self->{backend};\n" } 0 .. $self->{servers} - 1;
-    return $self->_proxy_conf('', "        zone backend $self->{size};\n        least_conn;\n$servers"
-            . sprintf $STOCK_KEEPALIVE, $self->{keepalive});
+    return $self->_proxy_conf(
+        $self->_choices_module, "        zone backend $self->{size};\n" . $self->_method('') . $servers . $self->_stock_keepalive,
+        server => $self->_choices_place);
 }
 
 sub _module_conf {
     my ($self) = @_;
-    my $balance = '        registry main;';
-    $balance .= "\n        registry_balance least_conn warm;" if $self->{system} eq 'warm';
-    $balance .= "\n" . ($self->{system} eq 'kept'
-        ? sprintf $STOCK_KEEPALIVE, $self->{keepalive}
-        : "        registry_keepalive $self->{keepalive} timeout=1h requests=1000000000 time=24h;");
+    my $balance = "        registry main;\n" . $self->_method('registry_balance ');
+    $balance .= $self->{system} eq 'kept' ? $self->_stock_keepalive
+        : "        registry_keepalive $self->{keepalive} timeout=1h requests=1000000000 time=24h;" if $self->{keepalive};
     return $self->_proxy_conf(
-        "load_module $MODULE;\n", $balance,
+        "load_module $MODULE;\n" . $self->_choices_module, $balance,
         http   => "    registry main $self->{size} { $self->{registry} }",
-        server => '        location /upstream/ { registry_api main; }',
+        server => "        location /upstream/ { registry_api main; }\n" . $self->_choices_place,
     );
 }
 
@@ -326,7 +340,7 @@ END
             proxy_send_timeout      60s;
 END
     if ($self->{keepalive}) {
-        $balance .= sprintf $STOCK_KEEPALIVE, $self->{keepalive};
+        $balance .= $self->_stock_keepalive;
         $proxy   .= $KEPT_PROXY;
     }
     return $self->_proxy_conf(

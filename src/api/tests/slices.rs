@@ -29,7 +29,8 @@ impl Site {
         let client = self.client;
         let body_kind = BodyKind::Form;
         let request = Request { endpoint, method, query, body, body_kind, client };
-        let door = Door { namespace: None, access: self.access, allow: &[], node: None };
+        let door =
+            Door { namespace: None, access: self.access, allow: &[], slow_starts: &[], node: None };
         answer(&request, &door, self.zone, &RULES, self.now, &mut Events::default())
     }
 
@@ -125,6 +126,7 @@ fn the_path_of_a_unix_socket_is_escaped() {
         fail_timeout_ms: 10_000,
         backup: true,
         down: true,
+        slow_start_ms: 0,
     };
     let name = SpaceName::new(b"a").unwrap();
     let mut registry = Registry::lock(site.zone).unwrap();

@@ -115,7 +115,7 @@ struct Core {
 struct Line {
     node: Node,
     thread: Thread<sync::Job, sync::Report>,
-    _listener: Option<Listener>,
+    listener: Option<Listener>,
     heard: Arc<AtomicBool>,
     /// Ends what the thread waits for.
     stop: Stop,
@@ -185,6 +185,7 @@ impl Core {
         let Some(line) = self.line.as_mut() else { return LOOK };
         let (zone, now) = (&self.local.zone, now());
         let mut broken = None;
+        line.node.hears(line.listener.as_ref().and_then(Listener::trouble));
         while let Some(result) = line.thread.take() {
             match result {
                 Ok(report) => line.node.reported(report, zone, now),
@@ -249,7 +250,7 @@ impl Core {
             let text = format_args!("no thread to hear of changes in Redis, they come later: {e}");
             self.say(NGX_LOG_WARN, text);
         }
-        Ok(Line { node, thread, _listener: listener.ok(), heard, stop })
+        Ok(Line { node, thread, listener: listener.ok(), heard, stop })
     }
 
     fn thread(&self, stop: &Stop) -> std::io::Result<Thread<sync::Job, sync::Report>> {

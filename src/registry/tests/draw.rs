@@ -161,6 +161,7 @@ fn random_takes_backups_in_turn_when_there_is_nobody_else() {
         fail_timeout_ms: 10_000,
         backup,
         down: false,
+        slow_start_ms: 0,
     };
     let lines = [(space(), line(1, false)), (space(), line(2, true)), (space(), line(3, true))];
     let (rules, now) = (b.rules, b.now);

@@ -74,6 +74,7 @@ fn line() -> impl Strategy<Value = (u16, StaticServer)> {
                     fail_timeout_ms,
                     backup,
                     down,
+                    slow_start_ms: 0,
                 },
             )
         },

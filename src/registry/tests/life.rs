@@ -486,6 +486,7 @@ fn line(n: u16) -> StaticServer {
         fail_timeout_ms: 10_000,
         backup: false,
         down: false,
+        slow_start_ms: 0,
     }
 }
 

@@ -259,6 +259,7 @@ fn each_is_tried_once_and_backups_come_last() {
         fail_timeout_ms: 10_000,
         backup: true,
         down: false,
+        slow_start_ms: 0,
     };
     let lines = [(space(), line(8)), (space(), line(9))];
     let (rules, now) = (b.rules, b.now);

@@ -10,7 +10,7 @@ use crate::shm::testing::{dies_after, is_killed_in, shared_word};
 use crate::shm::{fault, flag};
 
 /// What is true of a server, without what the clock or a request says of it.
-type Truth = (u32, u32, u32, u16, u64, u64, u32);
+type Truth = (u32, u32, u32, u16, u64, u64, u32, Option<Settings>);
 
 /// All that is true in a zone: namespaces, and servers in them.
 type Picture = BTreeMap<(String, String), Truth>;
@@ -43,7 +43,8 @@ fn picture(zone: &Zone) -> Picture {
         let name = super::super::address::printed(s).to_owned();
         let flags = s.flags & !(flag::RETRY | flag::EXPIRED | flag::SEEN);
         let (m, d) = (s.heartbeat_mono, s.disabled_wall);
-        let truth = (flags, s.weight, s.max_conns, s.disabled_reason, m, d, s.fail_marks);
+        let settings = Some(Settings::of(s));
+        let truth = (flags, s.weight, s.max_conns, s.disabled_reason, m, d, s.fail_marks, settings);
         all.insert((space, name), truth);
     }
     all
@@ -55,6 +56,14 @@ impl World {
         for n in 1..=12 {
             b.add_with(n, Some(u32::from(n)), Some(500)).unwrap();
         }
+        let checked = Registration {
+            max_fails: Some(4),
+            timeouts_ms: [Some(1), None, Some(3)],
+            health_path: HealthPath::new("/a/path/that/is/as/long/as/it/may/be/and/no/more"),
+            ..Registration::of(address(3))
+        };
+        assert!(checked.health_path.is_some());
+        b.registry().add(space(), &checked, &b.rules, b.now, &mut b.events).unwrap();
         b.registry().configure_space(SpaceName::new(b"empty").unwrap()).unwrap();
         let next = zone(128 * 1024);
         let mut world = World { b, mine: vec![], living: vec![], flights: vec![], next };
@@ -122,6 +131,7 @@ impl World {
             fail_timeout_ms: 10_000,
             backup: n % 2 == 0,
             down: false,
+            slow_start_ms: 0,
         };
         let servers: Vec<_> = servers.iter().map(|s| (space(), line(s))).collect();
         let (rules, now) = (self.b.rules, self.b.now);

@@ -312,6 +312,7 @@ fn backups_serve_when_no_primary_can() {
         fail_timeout_ms: 10_000,
         backup,
         down: false,
+        slow_start_ms: 0,
     };
     let servers = [(space(), line(1, false)), (space(), line(2, true))];
     b.registry().configure(&[space()], &servers, &b.rules, b.now, &mut b.events).unwrap();
@@ -423,6 +424,7 @@ fn a_static_server_serves_when_all_others_have_expired_at_once() {
         fail_timeout_ms: 10_000,
         backup: false,
         down: false,
+        slow_start_ms: 0,
     };
     b.registry().configure(&[], &[(space(), line)], &b.rules, b.now, &mut b.events).unwrap();
     b.passes(30_001);

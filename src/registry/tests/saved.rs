@@ -60,6 +60,7 @@ fn line(n: u16) -> StaticServer {
         fail_timeout_ms: 10_000,
         backup: false,
         down: false,
+        slow_start_ms: 0,
     }
 }
 
@@ -77,6 +78,8 @@ fn a_restart_brings_back_what_a_reload_keeps() {
     let picky = Registration {
         max_fails: Some(7),
         fail_timeout_ms: Some(7_000),
+        timeouts_ms: [None, None, Some(900)],
+        health_path: HealthPath::new("/live"),
         ..Registration::of(address(2))
     };
     old.registry().add(space(), &picky, &RULES, old.now, &mut Events::default()).unwrap();
@@ -106,7 +109,12 @@ fn a_restart_brings_back_what_a_reload_keeps() {
         assert_eq!(before.created_at, after.created_at);
         assert_eq!(after.connections, 0, "requests are not kept");
     }
-    let picky = |s: &&SavedServer| (s.max_fails, s.fail_timeout_ms) == (7, 7_000);
+    let picky = |s: &&SavedServer| {
+        let mut expected = Settings { max_fails: 7, fail_timeout_ms: 7_000, ..Settings::DEFAULT };
+        expected.timeouts_ms = [0, 0, 900];
+        expected.health_path = HealthPath::new("/live").unwrap();
+        s.settings == expected
+    };
     assert_eq!(file(&new).1.iter().filter(picky).count(), 1);
     let state = |n: u16| (new.view(n).state, new.view(n).disabled_reason);
     assert_eq!(state(1), (State::Up, None), "silence is not kept");

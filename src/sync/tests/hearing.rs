@@ -73,7 +73,7 @@ fn after_a_restart_it_is_subscribed_again_and_says_so() {
     ear.hears(b"");
     server.kill();
     wait_until("it is noticed", || {
-        ear.listener.trouble().is_some_and(|why| why.contains("can't connect"))
+        ear.listener.trouble().is_some_and(|deaf| deaf.why.contains("can't connect"))
     });
     server.start_again();
     ear.hears(b"");
@@ -89,7 +89,9 @@ fn a_user_that_may_not_listen_is_trouble_and_stops_at_once() {
     let server = Server::start(&rules.split(' ').collect::<Vec<_>>());
     let ear = Ear::open(&format!("redis://u:p@127.0.0.1:{}", server.port()), PATIENCE);
     wait_until("it is refused", || ear.listener.trouble().is_some());
-    assert!(ear.listener.trouble().unwrap().contains("permission (ACL)"));
+    assert!(ear.listener.trouble().unwrap().why.contains("permission (ACL)"));
+    let again = |deaf: Deaf| deaf.attempts > 2;
+    wait_until("it has tried again", || ear.listener.trouble().is_some_and(again));
     // It waits for its next attempt.
     ear.stop();
 }

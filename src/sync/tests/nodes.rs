@@ -3,8 +3,10 @@
 mod balance;
 mod counts;
 mod damage;
+mod hearing;
 mod histories;
 mod losses;
+mod settings;
 mod silence;
 mod wipes;
 

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::super::given::{self, Fields};
 use super::*;
 use crate::balance::LeastConn;
 use crate::registry::{
@@ -51,6 +52,8 @@ pub(super) struct Shown {
     pub(super) max_conns: u32,
     pub(super) enabled: bool,
     pub(super) draining: bool,
+    /// What else registrations said, but for defaults.
+    pub(super) settings: Fields,
 }
 
 pub(super) fn address(port: u16) -> Address {
@@ -200,9 +203,13 @@ impl Member {
         max_conns: Option<u32>,
     ) -> Result<(), Error> {
         let registration = Registration { weight, max_conns, ..Registration::of(address(port)) };
+        self.register(name, &registration)
+    }
+
+    pub(super) fn register(&mut self, name: &str, said: &Registration) -> Result<(), Error> {
         let (rules, now) = (self.rules, self.now());
         let mut registry = self.registry();
-        registry.add(space(name), &registration, &rules, now, &mut self.events).map(drop)
+        registry.add(space(name), said, &rules, now, &mut self.events).map(drop)
     }
 
     pub(super) fn remove(&mut self, (name, port): Key) -> bool {
@@ -282,16 +289,27 @@ impl Member {
         self.view(key).is_some()
     }
 
+    /// The settings of all servers that are there.
+    fn settings(&self) -> BTreeMap<(String, String), Fields> {
+        let (registry, mut copies) = (self.registry(), Vec::new());
+        registry.copy(&mut registry.snapshot(), u32::MAX, &mut copies);
+        drop(registry);
+        let saved = copies.iter().map(|copied| copied.saved(self.now()));
+        let there = saved.filter(|saved| saved.removed_at == 0);
+        there.map(|s| ((s.namespace, s.address.to_string()), given::write(&s.settings))).collect()
+    }
+
     /// All servers.
     pub(super) fn shown(&self) -> BTreeMap<(String, String), Shown> {
-        let mut all = BTreeMap::new();
+        let (mut all, mut settings) = (BTreeMap::new(), self.settings());
         let names: Vec<String> = self.registry().space_names().map(str::to_owned).collect();
         for name in names {
             for v in self.views(&name) {
                 let draining = v.state == crate::registry::State::Draining;
                 let (weight, max_conns, enabled) = (v.weight, v.max_conns, v.enabled);
-                let shown = Shown { weight, max_conns, enabled, draining };
-                all.insert((name.clone(), v.addr().to_owned()), shown);
+                let key = (name.clone(), v.addr().to_owned());
+                let settings = settings.remove(&key).unwrap();
+                all.insert(key, Shown { weight, max_conns, enabled, draining, settings });
             }
         }
         all
@@ -479,6 +497,7 @@ impl Sim {
                 enabled,
                 // A server that is switched off does not show that it drains.
                 draining: record["r"] != 0 && enabled,
+                settings: record["g"].as_object().cloned().unwrap_or_default(),
             };
             in_redis.insert((name.to_owned(), addr.to_owned()), shown);
         }
@@ -493,6 +512,7 @@ impl Sim {
                     max_conns: meta["max_conns"].as_u64().unwrap() as u32,
                     enabled: meta["enabled"].as_bool().unwrap(),
                     draining,
+                    settings: given::write(&given::read(meta.as_object().unwrap()).unwrap()),
                 };
                 public.insert(key, shown);
                 assert!(keys.beat.contains_key(addr), "{addr} has no heartbeat: {keys:#?}");

@@ -220,11 +220,12 @@ sub change {
     return;
 }
 
-# Takes a server out of the three keys.
+# Takes a server out of the three keys. Out of the sorted set first: while it is there, an entry that is
+# gone from servers:meta was lost, and is written again.
 sub unregister {
     my ($self, $namespace, $addr) = @_;
-    $self->cli(HDEL => $self->key($namespace, 'servers:meta'), $addr);
     $self->cli(ZREM => $self->key($namespace, 'servers:zset'), $addr);
+    $self->cli(HDEL => $self->key($namespace, 'servers:meta'), $addr);
     $self->cli(HDEL => $self->key($namespace, 'heartbeat'), $addr);
     return;
 }

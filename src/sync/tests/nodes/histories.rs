@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
-use super::super::sim::{Cable, Dice, Key, Sim};
+use super::super::sim::{Cable, Dice, Key, Sim, address};
 use super::*;
-use crate::registry::{Flight, State};
+use crate::registry::{Flight, Registration, State};
 use crate::shm::testing::cases;
 
 /// Calls of two clients that are closer together than this have no order. Milliseconds.
@@ -19,6 +19,7 @@ struct Said {
     removed: Option<Instant>,
     weight: Vec<(Instant, u32)>,
     on: Vec<(Instant, bool)>,
+    max_fails: Vec<(Instant, u32)>,
 }
 
 struct History {
@@ -56,16 +57,23 @@ impl History {
         let text = match what {
             0..=3 => {
                 let weight = (what < 2).then_some(weight);
-                node.add(key, weight, None);
+                let max_fails = (what == 2).then_some(1 + self.dice.below(4) as u32);
+                let registration =
+                    Registration { weight, max_fails, ..Registration::of(address(key.1)) };
+                node.register(key.0, &registration).unwrap();
                 said.added = Some(at);
                 match known {
                     None => {
                         said.weight.push((at, weight.unwrap_or(1)));
+                        said.max_fails.push((at, max_fails.unwrap_or(1)));
                         said.on.push((at, true));
                     }
-                    Some(_) => said.weight.extend(weight.map(|weight| (at, weight))),
+                    Some(_) => {
+                        said.weight.extend(weight.map(|weight| (at, weight)));
+                        said.max_fails.extend(max_fails.map(|fails| (at, fails)));
+                    }
                 }
-                format!("add {weight:?}")
+                format!("add {weight:?} {max_fails:?}")
             }
             4 => {
                 let done = node.remove(key);
@@ -203,6 +211,10 @@ impl History {
             let times: Vec<_> = said.weight.iter().map(|(at, _)| *at).collect();
             let is_last = among(&times, &|i| said.weight[i].1 == found.weight);
             assert!(is_last, "weight of {key:?}: {found:?} {said:?}");
+            let times: Vec<_> = said.max_fails.iter().map(|(at, _)| *at).collect();
+            let max_fails = found.settings.get("max_fails").map_or(1, |n| n.as_u64().unwrap());
+            let is_last = among(&times, &|i| u64::from(said.max_fails[i].1) == max_fails);
+            assert!(is_last, "max_fails of {key:?}: {found:?} {said:?}");
             let times: Vec<_> = said.on.iter().map(|(at, _)| *at).collect();
             let is_last = among(&times, &|i| said.on[i].1 == found.enabled);
             assert!(is_last, "{key:?}: {found:?} {said:?}");
