@@ -190,7 +190,7 @@ subtest 'frames of all kinds' => sub {
     my ($most, $usual) = slowest(3 * time_scale());
     my ($after) = memory($node);
     my @now = map { descriptors($_) } @workers;
-    diag(sprintf '%d checks: %d kB before, %d kB after; descriptors %s, then %s; slowest %.1f ms', $probed->count - $checks, $before, $after, "@open", "@now", 1000 * $most);
+    note(sprintf '%d checks: %d kB before, %d kB after; descriptors %s, then %s; slowest %.1f ms', $probed->count - $checks, $before, $after, "@open", "@now", 1000 * $most);
     cmp_ok($after - $before, '<', 2048 * @workers, 'memory does not grow') if time_scale() == 1;
     cmp_ok($now[$_], '<=', $open[$_] + @names, 'nor do descriptors') for 0 .. $#workers;
     cmp_ok($most, '<', 0.4 * time_scale(), 'no request waited');
