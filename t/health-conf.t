@@ -5,7 +5,7 @@ use FindBin;
 use Test::Nginx::Socket;
 require "$FindBin::Bin/conf-file.pl";
 
-plan tests => 1;
+plan tests => 179;
 
 run_tests();
 
@@ -21,7 +21,17 @@ upstream backend { registry main; }
 
 
 
-=== TEST 2: all that HTTP takes
+=== TEST 2: the type alone
+--- conf
+registry main 128k { health_check type=http; }
+upstream backend { registry main; }
+--- talk
+> GET /upstream/status
+< 200 []
+
+
+
+=== TEST 3: all that HTTP takes
 --- conf
 registry main 128k {
     health_check type=http uri=/api/status?deep=1 host=shop.example:8080 port=8081 interval=5s jitter=1s timeout=2s
@@ -34,7 +44,7 @@ upstream backend { registry main; }
 
 
 
-=== TEST 3: the other values
+=== TEST 4: the other values
 --- conf
 registry main 128k {
     health_check initial=down mode=idle interval=10ms jitter=10ms timeout=1ms fails=1000 passes=1000 status=!500-599 "body!~no such";
@@ -47,7 +57,7 @@ upstream backend { registry main; }
 
 
 
-=== TEST 4: the expression as a word of its own
+=== TEST 5: the expression as a word of its own
 --- conf
 registry main 128k { health_check body ~ "all is well"; }
 registry other 128k { health_check body !~ bad; }
@@ -58,7 +68,7 @@ upstream backend { registry main; }
 
 
 
-=== TEST 5: https
+=== TEST 6: https
 --- conf
 registry main 128k { health_check type=https host=shop.example uri=/ping; }
 upstream backend { registry main; }
@@ -68,7 +78,7 @@ upstream backend { registry main; }
 
 
 
-=== TEST 6: tcp
+=== TEST 7: tcp
 --- conf
 registry main 128k { health_check type=tcp port=1; }
 upstream backend { registry main; }
@@ -78,7 +88,7 @@ upstream backend { registry main; }
 
 
 
-=== TEST 7: grpc
+=== TEST 8: grpc
 --- conf
 registry main 128k { health_check type=grpc service=shop.Cart host=shop.example; }
 upstream backend { registry main; }
@@ -88,7 +98,7 @@ upstream backend { registry main; }
 
 
 
-=== TEST 8: off
+=== TEST 9: off
 --- conf
 registry main 128k { health_check off; }
 upstream backend { registry main; }
@@ -98,7 +108,7 @@ upstream backend { registry main; }
 
 
 
-=== TEST 9: without a unit a time is in seconds
+=== TEST 10: without a unit a time is in seconds
 --- conf
 registry main 128k { health_check interval=10 timeout=5; }
 upstream backend { registry main; }
@@ -108,7 +118,7 @@ upstream backend { registry main; }
 
 
 
-=== TEST 10: a type that there is not
+=== TEST 11: a type that there is not
 --- conf
 registry main 128k {
     health_check type=ftp;
@@ -117,7 +127,7 @@ registry main 128k {
 
 
 
-=== TEST 11: capitals
+=== TEST 12: capitals
 --- conf
 registry main 128k {
     health_check type=HTTP;
@@ -126,7 +136,7 @@ registry main 128k {
 
 
 
-=== TEST 12: a path without a slash
+=== TEST 13: a path without a slash
 --- conf
 registry main 128k {
     health_check uri=status;
@@ -135,7 +145,7 @@ registry main 128k {
 
 
 
-=== TEST 13: an empty path
+=== TEST 14: an empty path
 --- conf
 registry main 128k {
     health_check uri=;
@@ -144,7 +154,7 @@ registry main 128k {
 
 
 
-=== TEST 14: a whole URL
+=== TEST 15: a whole URL
 --- conf
 registry main 128k {
     health_check uri=http://a/;
@@ -153,7 +163,7 @@ registry main 128k {
 
 
 
-=== TEST 15: a path with a space
+=== TEST 16: a path with a space
 --- conf
 registry main 128k {
     health_check "uri=/a b";
@@ -162,16 +172,16 @@ registry main 128k {
 
 
 
-=== TEST 16: a path with a line end
+=== TEST 17: a path with a tab
 --- conf
 registry main 128k {
-    health_check "uri=/\r\nX:1";
+    health_check "uri=/\tX:1";
 }
 --- refused: "health_check": invalid parameter "uri=/...X:1": uri may be a path such as /api/status, of visible ASCII (others as %XX) and at most 1024 bytes in FILE:2
 
 
 
-=== TEST 17: a path with a fragment
+=== TEST 18: a path with a fragment
 --- conf
 registry main 128k {
     health_check uri=/a#b;
@@ -180,7 +190,7 @@ registry main 128k {
 
 
 
-=== TEST 18: an empty host
+=== TEST 19: an empty host
 --- conf
 registry main 128k {
     health_check host=;
@@ -189,7 +199,7 @@ registry main 128k {
 
 
 
-=== TEST 19: a host with a slash
+=== TEST 20: a host with a slash
 --- conf
 registry main 128k {
     health_check host=a/b;
@@ -198,16 +208,16 @@ registry main 128k {
 
 
 
-=== TEST 20: a host with a line end
+=== TEST 21: a host with a tab
 --- conf
 registry main 128k {
-    health_check "host=a\r\nX:1";
+    health_check "host=a\tX:1";
 }
 --- refused: "health_check": invalid parameter "host=a...X:1": host may be a name or an address, with or without a port in FILE:2
 
 
 
-=== TEST 21: port 0
+=== TEST 22: port 0
 --- conf
 registry main 128k {
     health_check port=0;
@@ -216,7 +226,7 @@ registry main 128k {
 
 
 
-=== TEST 22: a port that is too high
+=== TEST 23: a port that is too high
 --- conf
 registry main 128k {
     health_check port=65536;
@@ -225,7 +235,7 @@ registry main 128k {
 
 
 
-=== TEST 23: a port by name
+=== TEST 24: a port by name
 --- conf
 registry main 128k {
     health_check port=http;
@@ -234,7 +244,7 @@ registry main 128k {
 
 
 
-=== TEST 24: an interval of 0
+=== TEST 25: an interval of 0
 --- conf
 registry main 128k {
     health_check interval=0;
@@ -243,7 +253,7 @@ registry main 128k {
 
 
 
-=== TEST 25: an interval that is too short
+=== TEST 26: an interval that is too short
 --- conf
 registry main 128k {
     health_check interval=9ms;
@@ -252,7 +262,7 @@ registry main 128k {
 
 
 
-=== TEST 26: an interval that is too long
+=== TEST 27: an interval that is too long
 --- conf
 registry main 128k {
     health_check interval=25h;
@@ -261,7 +271,7 @@ registry main 128k {
 
 
 
-=== TEST 27: an interval that is no time
+=== TEST 28: an interval that is no time
 --- conf
 registry main 128k {
     health_check interval=soon;
@@ -270,7 +280,7 @@ registry main 128k {
 
 
 
-=== TEST 28: a negative interval
+=== TEST 29: a negative interval
 --- conf
 registry main 128k {
     health_check interval=-1s;
@@ -279,7 +289,7 @@ registry main 128k {
 
 
 
-=== TEST 29: jitter that is no time
+=== TEST 30: jitter that is no time
 --- conf
 registry main 128k {
     health_check jitter=x;
@@ -288,7 +298,7 @@ registry main 128k {
 
 
 
-=== TEST 30: jitter that is longer than the interval
+=== TEST 31: jitter that is longer than the interval
 --- conf
 registry main 128k {
     health_check jitter=6s;
@@ -297,7 +307,7 @@ registry main 128k {
 
 
 
-=== TEST 31: jitter before an interval that is shorter
+=== TEST 32: jitter before an interval that is shorter
 --- conf
 registry main 128k {
     health_check jitter=2s interval=1s;
@@ -306,7 +316,7 @@ registry main 128k {
 
 
 
-=== TEST 32: a timeout of 0
+=== TEST 33: a timeout of 0
 --- conf
 registry main 128k {
     health_check timeout=0;
@@ -315,7 +325,7 @@ registry main 128k {
 
 
 
-=== TEST 33: a timeout that is no time
+=== TEST 34: a timeout that is no time
 --- conf
 registry main 128k {
     health_check timeout=2sec;
@@ -324,7 +334,7 @@ registry main 128k {
 
 
 
-=== TEST 34: fails of 0
+=== TEST 35: fails of 0
 --- conf
 registry main 128k {
     health_check fails=0;
@@ -333,7 +343,7 @@ registry main 128k {
 
 
 
-=== TEST 35: fails of too many
+=== TEST 36: fails of too many
 --- conf
 registry main 128k {
     health_check fails=1001;
@@ -342,7 +352,7 @@ registry main 128k {
 
 
 
-=== TEST 36: fails that is no number
+=== TEST 37: fails that is no number
 --- conf
 registry main 128k {
     health_check fails=many;
@@ -351,7 +361,7 @@ registry main 128k {
 
 
 
-=== TEST 37: passes of 0
+=== TEST 38: passes of 0
 --- conf
 registry main 128k {
     health_check passes=0;
@@ -360,7 +370,7 @@ registry main 128k {
 
 
 
-=== TEST 38: passes of too many
+=== TEST 39: passes of too many
 --- conf
 registry main 128k {
     health_check passes=1001;
@@ -369,7 +379,7 @@ registry main 128k {
 
 
 
-=== TEST 39: passes that is no number
+=== TEST 40: passes that is no number
 --- conf
 registry main 128k {
     health_check passes=many;
@@ -378,7 +388,7 @@ registry main 128k {
 
 
 
-=== TEST 40: no status
+=== TEST 41: no status
 --- conf
 registry main 128k {
     health_check status=;
@@ -387,7 +397,7 @@ registry main 128k {
 
 
 
-=== TEST 41: a status that there is not
+=== TEST 42: a status that there is not
 --- conf
 registry main 128k {
     health_check status=600;
@@ -396,7 +406,7 @@ registry main 128k {
 
 
 
-=== TEST 42: half a range
+=== TEST 43: half a range
 --- conf
 registry main 128k {
     health_check status=200-;
@@ -405,7 +415,7 @@ registry main 128k {
 
 
 
-=== TEST 43: a range backwards
+=== TEST 44: a range backwards
 --- conf
 registry main 128k {
     health_check status=399-200;
@@ -414,7 +424,7 @@ registry main 128k {
 
 
 
-=== TEST 44: classes
+=== TEST 45: classes
 --- conf
 registry main 128k {
     health_check status=2xx;
@@ -423,7 +433,7 @@ registry main 128k {
 
 
 
-=== TEST 45: an empty part
+=== TEST 46: an empty part
 --- conf
 registry main 128k {
     health_check status=200,,204;
@@ -432,7 +442,7 @@ registry main 128k {
 
 
 
-=== TEST 46: spaces
+=== TEST 47: spaces
 --- conf
 registry main 128k {
     health_check "status=200, 204";
@@ -441,7 +451,7 @@ registry main 128k {
 
 
 
-=== TEST 47: body with another sign
+=== TEST 48: body with another sign
 --- conf
 registry main 128k {
     health_check body=ok;
@@ -450,7 +460,7 @@ registry main 128k {
 
 
 
-=== TEST 48: body alone
+=== TEST 49: body alone
 --- conf
 registry main 128k {
     health_check body;
@@ -459,7 +469,7 @@ registry main 128k {
 
 
 
-=== TEST 49: body with a sign alone
+=== TEST 50: body with a sign alone
 --- conf
 registry main 128k {
     health_check body ~;
@@ -468,7 +478,7 @@ registry main 128k {
 
 
 
-=== TEST 50: body and an expression without a sign
+=== TEST 51: body and an expression without a sign
 --- conf
 registry main 128k {
     health_check body ok;
@@ -477,7 +487,7 @@ registry main 128k {
 
 
 
-=== TEST 51: an empty expression
+=== TEST 52: an empty expression
 --- conf
 registry main 128k {
     health_check body~;
@@ -486,7 +496,7 @@ registry main 128k {
 
 
 
-=== TEST 52: an expression that is none
+=== TEST 53: an expression that is none
 --- conf
 registry main 128k {
     health_check body~(;
@@ -495,7 +505,7 @@ registry main 128k {
 
 
 
-=== TEST 53: an expression that looks back
+=== TEST 54: an expression that looks back
 --- conf
 registry main 128k {
     health_check "body~(a)\\1";
@@ -504,7 +514,7 @@ registry main 128k {
 
 
 
-=== TEST 54: an expression that is too large
+=== TEST 55: an expression that is too large
 --- conf
 registry main 128k {
     health_check "body~.{9999}";
@@ -513,7 +523,7 @@ registry main 128k {
 
 
 
-=== TEST 55: initial
+=== TEST 56: initial
 --- conf
 registry main 128k {
     health_check initial=unknown;
@@ -522,7 +532,7 @@ registry main 128k {
 
 
 
-=== TEST 56: mode
+=== TEST 57: mode
 --- conf
 registry main 128k {
     health_check mode=busy;
@@ -531,7 +541,7 @@ registry main 128k {
 
 
 
-=== TEST 57: no service
+=== TEST 58: no service
 --- conf
 registry main 128k {
     health_check type=grpc service=;
@@ -540,7 +550,7 @@ registry main 128k {
 
 
 
-=== TEST 58: a parameter that there is not
+=== TEST 59: a parameter that there is not
 --- conf
 registry main 128k {
     health_check keepalive=1;
@@ -549,7 +559,7 @@ registry main 128k {
 
 
 
-=== TEST 59: a word that is no parameter
+=== TEST 60: a word that is no parameter
 --- conf
 registry main 128k {
     health_check on;
@@ -558,7 +568,7 @@ registry main 128k {
 
 
 
-=== TEST 60: a name in capitals
+=== TEST 61: a name in capitals
 --- conf
 registry main 128k {
     health_check Uri=/;
@@ -567,7 +577,7 @@ registry main 128k {
 
 
 
-=== TEST 61: a service without gRPC
+=== TEST 62: a service without gRPC
 --- conf
 registry main 128k {
     health_check service=a;
@@ -576,7 +586,7 @@ registry main 128k {
 
 
 
-=== TEST 62: a path with TCP
+=== TEST 63: a path with TCP
 --- conf
 registry main 128k {
     health_check uri=/ type=tcp;
@@ -585,7 +595,7 @@ registry main 128k {
 
 
 
-=== TEST 63: a status with TCP
+=== TEST 64: a status with TCP
 --- conf
 registry main 128k {
     health_check status=200 type=tcp;
@@ -594,7 +604,7 @@ registry main 128k {
 
 
 
-=== TEST 64: a body with TCP
+=== TEST 65: a body with TCP
 --- conf
 registry main 128k {
     health_check body~ok type=tcp;
@@ -603,7 +613,7 @@ registry main 128k {
 
 
 
-=== TEST 65: a host with TCP
+=== TEST 66: a host with TCP
 --- conf
 registry main 128k {
     health_check host=a type=tcp;
@@ -612,7 +622,7 @@ registry main 128k {
 
 
 
-=== TEST 66: a body with gRPC
+=== TEST 67: a body with gRPC
 --- conf
 registry main 128k {
     health_check type=grpc body~ok;
@@ -621,7 +631,7 @@ registry main 128k {
 
 
 
-=== TEST 67: off and more
+=== TEST 68: off and more
 --- conf
 registry main 128k {
     health_check off fails=1;
@@ -630,7 +640,7 @@ registry main 128k {
 
 
 
-=== TEST 68: a parameter twice
+=== TEST 69: a parameter twice
 --- conf
 registry main 128k {
     health_check fails=1 fails=2;
@@ -639,7 +649,7 @@ registry main 128k {
 
 
 
-=== TEST 69: the directive twice
+=== TEST 70: the directive twice
 --- conf
 registry main 128k {
     health_check type=tcp;
@@ -649,14 +659,14 @@ registry main 128k {
 
 
 
-=== TEST 70: outside of a registry
+=== TEST 71: outside of a registry
 --- conf
 health_check type=tcp;
 --- refused: ...health_check... in FILE:1
 
 
 
-=== TEST 71: the name for upstreams in a registry
+=== TEST 72: the name for upstreams in a registry
 --- conf
 registry main 128k {
     registry_health_check type=tcp;
@@ -665,7 +675,7 @@ registry main 128k {
 
 
 
-=== TEST 72: an upstream with checks of its own
+=== TEST 73: an upstream with checks of its own
 --- conf
 registry main 128k { health_check type=tcp; }
 registry other 128k { }
@@ -680,7 +690,7 @@ location /upstream/ { registry_api main; }
 
 
 
-=== TEST 73: two upstreams of one namespace with the same checks
+=== TEST 74: two upstreams of one namespace with the same checks
 --- conf
 registry main 128k { }
 upstream backend { registry main; registry_health_check type=tcp fails=2; }
@@ -692,7 +702,7 @@ upstream third { registry main namespace=backend; }
 
 
 
-=== TEST 74: two namespaces of one name in two registries
+=== TEST 75: two namespaces of one name in two registries
 --- conf
 registry main 128k { }
 registry other 128k { }
@@ -706,7 +716,7 @@ location /upstream/ { registry_api main; }
 
 
 
-=== TEST 75: an upstream without a registry
+=== TEST 76: an upstream without a registry
 --- conf
 upstream backend {
     server 127.0.0.1:1;
@@ -716,7 +726,7 @@ upstream backend {
 
 
 
-=== TEST 76: a namespace that is variable
+=== TEST 77: a namespace that is variable
 --- conf
 registry main 128k { }
 upstream backend {
@@ -727,7 +737,7 @@ upstream backend {
 
 
 
-=== TEST 77: two upstreams that differ
+=== TEST 78: two upstreams that differ
 --- conf
 registry main 128k { }
 upstream backend { registry main; registry_health_check type=tcp; }
@@ -739,7 +749,7 @@ upstream again {
 
 
 
-=== TEST 78: one of them off
+=== TEST 79: one of them off
 --- conf
 registry main 128k { }
 upstream backend { registry main; registry_health_check type=tcp; }
@@ -748,7 +758,7 @@ upstream again { registry main namespace=backend; registry_health_check off; }
 
 
 
-=== TEST 79: twice in one upstream
+=== TEST 80: twice in one upstream
 --- conf
 registry main 128k { }
 upstream backend {
@@ -760,7 +770,7 @@ upstream backend {
 
 
 
-=== TEST 80: wrong in an upstream
+=== TEST 81: wrong in an upstream
 --- conf
 registry main 128k { }
 upstream backend {
@@ -771,7 +781,7 @@ upstream backend {
 
 
 
-=== TEST 81: off and more in an upstream
+=== TEST 82: off and more in an upstream
 --- conf
 registry main 128k { }
 upstream backend {
@@ -782,7 +792,7 @@ upstream backend {
 
 
 
-=== TEST 82: in a server
+=== TEST 83: in a server
 --- conf
 registry main 128k { }
 server {

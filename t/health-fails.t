@@ -18,7 +18,7 @@ $node = checked({
     # Nothing but the checks may take servers out.
     main   => { check => [], upstream => 'registry_balance round_robin;' },
     beats  => { check => [ 'fails=1', 'passes=1' ], block => 'heartbeat_ttl ' . ms(1) . '; cleanup_interval 50ms;' },
-    panics => { check => [ 'fails=1', 'passes=1' ], block => 'heartbeat_ttl 0; panic_threshold 50%;' },
+    panics => { check => [ 'fails=1', 'passes=1' ], block => 'heartbeat_ttl 0; cleanup_interval 50ms; panic_threshold 50%;' },
     slow   => { check => [ 'fails=1', 'passes=1' ], block => 'heartbeat_ttl 0; slow_start 1h;', upstream => 'registry_balance round_robin;' },
     mixed  => [ 'fails=1', 'passes=1' ],
 });
@@ -80,7 +80,7 @@ subtest 'nobody is left' => sub {
     $_->set(status => 503) for $a, $b;
     becomes('main', $_, 'unhealthy', $_->name . ' fails') for $a, $b;
     my $from = $node->log_size;
-    is($node->get('/to/main')->{status}, 502, '502');
+    is($node->get('/to/main')->{status}, 502, 'a request fails');
     my @lines = $node->grep_log(qr/\[error\] .*2 unhealthy/, $from);
     is(scalar @lines, 1, 'and a line says why') or diag($node->error_log($from));
     like($lines[0] || '', qr/registry "main": .*namespace "main".*: 2 unhealthy/, 'with the namespace');

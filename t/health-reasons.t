@@ -16,12 +16,16 @@ $node = checked({
     only   => [ 'fails=1', 'passes=1', 'status=200' ],
 });
 
+# A byte well within the timeout, again and again, is not soon enough.
+$RegistryTest::BackendProbed::SCRIPTS{steady} = [ 'read', [ drip => "HTTP/1.1 200 OK\r\nX: ", 0.05 ] ];
+
 # By the script of the backend: the reason, where only the status counts and where the body does.
 my $BODY = 'body does not match';
 my %reasons = (
     'status 503' => [ 'status 503', 'status 503' ],
     ok       => [ undef, $BODY ],
     silent   => [ 'timeout', 'timeout' ],
+    steady   => [ 'timeout', 'timeout' ],
     slams    => [ 'connection closed', 'connection closed' ],
     resets   => [ 'connection closed', 'connection closed' ],
     leaves   => [ 'connection closed', 'connection closed' ],
@@ -36,7 +40,7 @@ my %reasons = (
     extended => [ undef, 'malformed response' ],
     headers  => [ 'response head too large', 'response head too large' ],
     line     => [ 'response head too large', 'response head too large' ],
-    interim  => [ qr/^(?:response head too large|malformed response)$/ ],
+    interim  => [ 'response head too large', 'response head too large' ],
     blank    => [ 'malformed response', 'malformed response' ],
     half     => [ 'timeout', 'timeout' ],
     short    => [ undef, 'connection closed' ],
@@ -46,7 +50,7 @@ my %reasons = (
     huge     => [ undef, 'malformed response' ],
     most     => [ 'malformed response', 'malformed response' ],
     negative => [ 'malformed response', 'malformed response' ],
-    nul      => [ qr/^malformed response$|^$/ ],
+    nul      => [ 'malformed response', 'malformed response' ],
     tangle   => [ undef, $BODY ],
     redirect => [ undef, $BODY ],
 );
@@ -59,11 +63,10 @@ for my $kind ('status', 'body') {
         call($kind, add => $probed->address($_)) for 0 .. $#scripts;
         for my $i (0 .. $#scripts) {
             my ($how, $addr) = ($scripts[$i], $probed->address($i));
-            my $expected = $reasons{$how}[ $kind eq 'body' && @{ $reasons{$how} } > 1 ? 1 : 0 ];
+            my $expected = $reasons{$how}[ $kind eq 'body' ? 1 : 0 ];
             my $health = after_checks($kind, $addr, 2, $how);
             my $error = $health->{last_error};
-            if (ref $expected) { like(defined $error ? $error : '', $expected, "\"$how\": one of these") && diag("$how: " . ($error || 'passes')) }
-            else               { is($error, $expected, "\"$how\": " . (defined $expected ? $expected : 'passes')) }
+            is($error, $expected, "\"$how\": " . (defined $expected ? $expected : 'passes'));
             if (defined $error) {
                 is(state($kind, $addr), 'unhealthy', 'it is out');
                 is(join('; ', said($kind, $addr)), "unhealthy: $error, 1", 'and the log says why, once');

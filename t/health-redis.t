@@ -47,7 +47,7 @@ subtest 'without Redis' => sub {
 
 subtest 'a server that is written into Redis by hand' => sub {
     my $other = RegistryTest->probed(how => 'status 503');
-    $redis->cli(ZADD => 'upstream:servers:zset', 0, $other->address);
+    $redis->cli(HSET => 'upstream:servers:meta', $other->address, '{"host":"127.0.0.1","port":' . $other->port . '}');
     becomes($nodes[0], $other->address, { state => 'unhealthy' }, 'is checked too');
 };
 

@@ -98,7 +98,7 @@ subtest 'no checks any more' => sub {
 
     $node->set_conf(http => $with);
     ok($node->reload, 'with them again');
-    becomes('main', $probed->address(2), 'unhealthy', 'it is found out anew');
+    becomes('main', $probed->address($_), 'unhealthy', "server $_ is found out anew") for 2 .. $COUNT - 1;
 };
 
 subtest 'a zone of another size' => sub {

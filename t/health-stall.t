@@ -39,12 +39,21 @@ for my $workers (1, 2) {
         becomes('http', $gone, 'unhealthy', 'one that is not there is unhealthy');
         my $from = $node->log_size;
 
-        for my $seconds (5 * time_scale(), (0.6 * time_scale()) x 5) {
+        if ($workers > 1) {
             my ($worker) = $node->workers;
             kill 'STOP', $worker;
-            # The other one may be stalled for no longer than a moment.
-            sleep $seconds;
+            sleep 2.5 * time_scale();
+            my $seen = $probed->count;
+            sleep 1.5 * time_scale();
+            my %checked = map { $_->{who} => 1 } $probed->log($seen);
             kill 'CONT', $worker;
+            is(scalar keys %checked, $COUNT, 'the other worker checks all servers meanwhile');
+        }
+        for my $seconds (($workers > 1 ? 2 : 5) * time_scale(), (0.6 * time_scale()) x 3) {
+            # All of them, as when the machine sleeps.
+            kill 'STOP', $node->workers;
+            sleep $seconds;
+            kill 'CONT', $node->workers;
             sleep 0.2 * time_scale();
         }
         my @count = map { $probed->count + $_->count } $plain;

@@ -16,9 +16,8 @@ my $probed = RegistryTest->probed(count => $COUNT, unix => 1);
 my $servers = join ' ', map { 'server ' . $probed->address($_) . ';' } 0 .. $COUNT - 1;
 sub fresh {
     my (%opt) = @_;
-    $node = checked({
-        main => { check => [ 'interval=' . ms(0.2), 'timeout=' . ms(1), 'fails=1', 'passes=1' ], upstream => $servers },
-    }, workers => $WORKERS, %opt);
+    my $check = delete $opt{check} || [ 'interval=' . ms(0.2), 'timeout=' . ms(1), 'fails=1', 'passes=1' ];
+    $node = checked({ main => { check => $check, upstream => $servers } }, workers => $WORKERS, %opt);
     return;
 }
 
@@ -68,7 +67,7 @@ subtest 'spread over workers and over time' => sub {
     my @slots = (0) x 100;
     $slots[ int(($_->{begun} - $first) / ($PERIOD / 10)) ]++ for @log;
     my ($most) = sort { $b <=> $a } @slots;
-    cmp_ok($most, '<=', $COUNT / 2, "in a tenth of an interval never more than $most of $COUNT");
+    cmp_ok($most, '<=', 0.75 * $COUNT, "in a tenth of an interval never more than $most of $COUNT");
     $node->log_is_clean;
 };
 
@@ -137,6 +136,25 @@ subtest 'a worker ends well' => sub {
     ok(wait_until(sub { !alive($workers[2]) }), 'one is told to end, and ends');
     sleep 5 * $PERIOD;
     is(scalar(grep { !@$_ } asked($from)), 0, 'its servers are checked by others');
+    $node->quit;
+};
+
+subtest 'with jitter' => sub {
+    fresh(check => [ 'interval=' . ms(0.2), 'jitter=' . ms(0.2), 'fails=1', 'passes=1' ]);
+    my $from = $probed->count;
+    ok(wait_until(sub { !grep { !@$_ } asked($from) }), 'all are checked');
+    my $start = $probed->count;
+    sleep 10 * $PERIOD;
+    my @times = asked($start);
+    my $expected = 10 * $COUNT;
+    my $made = 0;
+    $made += @$_ for @times;
+    ok($made > 0.75 * $expected && $made < 1.1 * $expected, "as many as without ($made of $expected)");
+    my @gaps = sort { $a <=> $b } map { my $t = $_; map { $t->[$_] - $t->[ $_ - 1 ] } 1 .. $#$t } @times;
+    my ($low, $high) = @gaps[ 0.1 * @gaps, 0.9 * @gaps ];
+    ok($low < 0.75 * $PERIOD && $high > 1.2 * $PERIOD, sprintf 'at times of no order: %.0f to %.0f ms apart', 1000 * $low, 1000 * $high);
+    is($probed->most_at_once, 1, 'never two at a time');
+    $node->log_is_clean;
     $node->quit;
 };
 

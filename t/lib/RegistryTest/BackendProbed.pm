@@ -171,11 +171,11 @@ sub _turn {
     $wait = 0 if defined $wait && $wait < 0;
     if (select(my $in = $self->{in}, my $out = $self->{out}, undef, $wait) > 0) {
         $self->_orders if vec $in, fileno $self->{control}, 1;
-        for my $fd (keys %{ $self->{listeners} }) { $self->_accept($fd) if vec $in, $fd, 1 }
         for my $connection (values %{ $self->{connections} }) {
             $self->_read($connection) if vec $in, $connection->{fd}, 1;
             $self->_run($connection) if !$connection->{closed} && vec $out, $connection->{fd}, 1;
         }
+        for my $fd (keys %{ $self->{listeners} }) { $self->_accept($fd) if vec $in, $fd, 1 }
     }
     my $now = time;
     while (@$timers && $timers->[0][0] <= $now) {
@@ -192,6 +192,8 @@ sub _accept {
     my $who = $self->{listeners}{$fd};
     while (accept my $socket, $self->{sockets}{$fd}) {
         _non_blocking($socket);
+        # Who has gone before this one came, and was not noticed yet.
+        $self->_read($_) for grep { $_->{entry}{who} == $who } values %{ $self->{connections} };
         my $entry = { who => $who, begun => time, ended => undef };
         # struct ucred: pid, uid, gid
         $entry->{pid} = unpack 'i', getsockopt $socket, SOL_SOCKET, Socket::SO_PEERCRED() if $self->{unix};
@@ -221,14 +223,19 @@ sub _close {
 
 sub _read {
     my ($self, $connection) = @_;
-    my $n = sysread $connection->{socket}, my $bytes, 65536;
-    return if !defined $n && ($! == EAGAIN || $! == EINTR);
-    return $self->_close($connection) unless $n;
-    $connection->{in} .= $bytes unless length $connection->{in} > 65536;
+    # To the end, so that a client that has gone is not taken for one that is there.
+    my $n = 1;
+    while ($n && length $connection->{in} < 65536) {
+        $n = sysread $connection->{socket}, $connection->{in}, 65536, length $connection->{in};
+    }
+    my $has_gone = defined $n ? !$n : $! != EAGAIN && $! != EINTR;
+    # Nobody asks for that much: let it go.
+    $connection->{in} = 'x' x 1024 if length $connection->{in} >= 65536;
     if (!defined $connection->{entry}{line} && $connection->{in} =~ /\A([^\r\n]*)\r\n(?:.*?\r\n)?\r\n/s) {
         @{ $connection->{entry} }{qw(line head)} = ($1, $&);
-        $self->_run($connection);
+        $self->_run($connection) unless $has_gone;
     }
+    return $self->_close($connection) if $has_gone;
     return;
 }
 
