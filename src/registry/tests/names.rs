@@ -570,3 +570,76 @@ fn after_a_crash_an_address_without_its_name_is_gone() {
     b.check();
     assert_eq!(b.addrs(), ["app:80", "10.0.0.1:80"]);
 }
+
+#[test]
+fn whatever_happens_to_names_the_zone_is_whole_and_no_request_is_lost() {
+    let mut dice = 42u64;
+    let mut below = move |n: u64| {
+        dice = crate::balance::mix(dice.wrapping_add(0x9e37_79b9_7f4a_7c15));
+        dice % n
+    };
+    let mut b = Bench::new();
+    b.rules.panic_threshold = 50;
+    b.rules.slow_start = 5_000;
+    let mut flights = Vec::new();
+    for step in 0..4_000 {
+        let host = ["app", "web", "db"][below(3) as usize];
+        let which = match below(3) {
+            0 => at(1 + below(6) as u8),
+            _ => Address::Name(host.to_owned(), 80),
+        };
+        let (found, now, rules) = (b.found(), b.now, b.rules);
+        match below(14) {
+            0..3 => {
+                let weight = (below(2) == 0).then(|| below(4) as u32);
+                let registration = Registration { weight, ..Registration::of(which) };
+                let added = b.registry().add(space(), &registration, &rules, now, &mut b.events);
+                added.unwrap();
+            }
+            3 => _ = b.registry().remove(found, &which, now, &mut b.events),
+            4..7 => {
+                let mut names = Vec::new();
+                b.registry().find_names(&mut 0, u32::MAX, &mut names);
+                if let Some(name) = names.get(below(3) as usize) {
+                    let (first, n) = (1 + below(6) as u8, below(5) as u8);
+                    let answer = Found::sift(ips(first..first + n), &[]);
+                    b.registry().take_addresses(*name, &answer, now, &mut b.events).unwrap();
+                }
+            }
+            7 => _ = b.registry().toggle(found, &which, below(3) > 0, now, &mut b.events),
+            8 => _ = b.registry().set_weight(found, &which, below(4) as u32, now),
+            9 => _ = b.registry().drain(found, &which, now, &mut b.events),
+            10 => {
+                b.passes(below(12_000));
+                b.sweep();
+            }
+            11 => {
+                let on = below(2) == 0;
+                b.registry().share(on);
+                b.tell();
+            }
+            12 => b.registry().repair(),
+            _ => {
+                let policy: &dyn Policy =
+                    [&LeastConn as &dyn Policy, &RoundRobin, &Random, &Consistent]
+                        [below(4) as usize];
+                if let Ok((flight, _)) = b.take_by(policy, &[]) {
+                    flights.push(flight);
+                }
+                if flights.len() > 5 {
+                    let verdict = if below(3) == 0 { Verdict::Failed } else { Verdict::Fine };
+                    let flight = flights.swap_remove(below(6) as usize);
+                    b.release(flight, verdict);
+                }
+            }
+        }
+        b.events.drain().for_each(drop);
+        if let Err(e) = b.registry().check() {
+            panic!("step {step}: {e}");
+        }
+    }
+    for flight in flights {
+        b.release(flight, Verdict::Fine);
+    }
+    assert_eq!(b.registry().totals().connections, 0);
+}
