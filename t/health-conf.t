@@ -733,7 +733,7 @@ upstream backend {
     registry main namespace=$host;
     registry_health_check type=tcp;
 }
---- refused: "registry_health_check" needs a fixed namespace: with a variable one the "health_check" of the registry applies in FILE:4
+--- refused: "registry_health_check" needs a fixed namespace: for a variable one the registry's own applies in FILE:4
 
 
 
@@ -745,7 +745,7 @@ upstream again {
     registry main namespace=backend;
     registry_health_check type=http;
 }
---- refused: namespace "backend" has two different "registry_health_check", the other is in FILE:..., and this in FILE:...
+--- refused: "registry_health_check" of namespace "backend" differs from the one in FILE:...: upstreams of one namespace must say the same, in FILE:...
 
 
 
@@ -754,7 +754,7 @@ upstream again {
 registry main 128k { }
 upstream backend { registry main; registry_health_check type=tcp; }
 upstream again { registry main namespace=backend; registry_health_check off; }
---- refused: namespace "backend" has two different "registry_health_check", the other is in FILE:..., and this in FILE:...
+--- refused: "registry_health_check" of namespace "backend" differs from the one in FILE:...: upstreams of one namespace must say the same, in FILE:...
 
 
 

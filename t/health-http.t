@@ -9,7 +9,7 @@ use RegistryTest;
 require "$FindBin::Bin/health.pl";
 
 our ($node, $INTERVAL);
-my ($plain, $other) = map { RegistryTest->backend(name => $_) } qw(plain other);
+my ($plain, $other, $line) = map { RegistryTest->backend(name => $_) } qw(plain other line);
 my $six = RegistryTest->backend(name => 'six', host => '::1');
 my $unix = RegistryTest->backend(name => 'unix', host => 'unix');
 my @once = ('fails=1', 'passes=1');
@@ -17,7 +17,7 @@ $node = checked({
     plain  => [@once],
     asks   => [ 'uri=/api/status?deep=1&x=%20', 'host=shop.example', @once ],
     port   => [ 'port=' . $other->port, @once ],
-    static => { check => [ 'uri=/ping', @once ], upstream => 'server ' . $unix->address . '; server ' . $plain->address . ';' },
+    static => { check => [ 'uri=/ping', @once ], upstream => 'server ' . $unix->address . '; server ' . $line->address . ';' },
     some   => [ 'status=200,301-302,404', @once ],
     one    => [ 'status=204', @once ],
     body   => [ 'body~^ok[0-9]+$', @once ],
@@ -64,10 +64,10 @@ subtest 'IPv6, and unix sockets' => sub {
     is($health->{fails}, 0, 'and passes');
     is($unix->stats->{last}{uri}, '/ping', 'at its path');
     is($unix->stats->{last}{headers}{host}, 'localhost', 'as localhost, as in stock nginx');
-    is(after_checks('static', $plain, 2)->{fails}, 0, 'another server line too');
+    is(after_checks('static', $line, 2)->{fails}, 0, 'another server line too');
     $unix->set(status => 500);
     becomes('static', $unix, 'unhealthy', 'a unix socket fails');
-    is(answers('static'), 'plain', 'and gets no requests');
+    is(answers('static'), 'line', 'and gets no requests');
     $unix->clear;
     becomes('static', $unix, 'up', 'until it is well');
 };
