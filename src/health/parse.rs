@@ -12,7 +12,7 @@ const DAY: u64 = 86_400_000;
 const NAME_MAX: usize = 255;
 
 const KNOWN: &str = "type=, uri=, host=, port=, interval=, jitter=, timeout=, fails=, passes=, status=, body~, \
-     body!~, initial=, mode= or service=";
+     body!~, initial=, mode= or service=, or off alone";
 
 impl Check {
     /// Reads what stands behind `health_check`: nothing, parameters in any order, or `off`, which
@@ -22,12 +22,8 @@ impl Check {
     ///
     /// What is wrong, and what may be there, in the words of nginx.
     pub fn parse(words: &[&str]) -> Result<Option<Self>, String> {
-        if words.contains(&"off") {
-            return if words.len() == 1 {
-                Ok(None)
-            } else {
-                Err("\"off\" of \"health_check\" goes with no other parameter".to_owned())
-            };
+        if words == ["off"] {
+            return Ok(None);
         }
         let mut check = Self::default();
         let mut seen: Vec<(&str, String)> = Vec::new();
@@ -85,6 +81,9 @@ impl<'a> Parameter<'a> {
             Some(regex) => Some((regex, true)),
             None => text.strip_prefix("!~").map(|regex| (regex, false)),
         };
+        if word == "off" {
+            return Err("\"off\" of \"health_check\" goes with no other parameter".to_owned());
+        }
         if word == "body" {
             let operator = rest.next().copied().unwrap_or_default();
             let regex = rest.next().copied().unwrap_or_default();

@@ -23,8 +23,8 @@ enum Answer {
 }
 
 impl Talk {
-    /// Begins a talk with the server of the printed address `peer`: HOST:PORT, [IPV6]:PORT or
-    /// unix:PATH. `path` is asked for instead of the check's `uri`, if it can be (see
+    /// Begins a talk with the server of the printed address `peer`: `HOST:PORT`, `[IPV6]:PORT` or
+    /// `unix:PATH`. `path` is asked for instead of the check's `uri`, if it can be (see
     /// [`Check::is_uri`]); only HTTP asks for one. What comes with it is to be sent first, behind the
     /// TLS handshake if there is one; with `tcp` it is empty.
     pub fn open(check: &Arc<Check>, peer: &str, path: Option<&str>) -> (Self, Vec<u8>) {

@@ -144,7 +144,8 @@ fn a_server_that_is_serving_passes_before_its_trailers_come() {
             data(&SERVING[..3]),
             frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]),
             frame(DATA, PADDED, 1, &[&[4][..], &SERVING[3..6], &[0; 4]].concat()),
-            data(&SERVING[6..]),
+            // The first bit of a stream's number means nothing.
+            frame(DATA, 0, 0x8000_0001, &SERVING[6..]),
         ]),
         Ok(())
     );

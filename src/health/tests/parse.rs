@@ -50,6 +50,7 @@ fn a_body_is_matched_by_one_word_or_by_three() {
         // "=" in it parts nothing.
         (&["body~a=b"], "a=b", "a"),
         (&["body~~"], "~", "a"),
+        (&["body", "!~", "off"], "on", "off"),
     ] {
         let check = Arc::new(Check::parse(words).unwrap().unwrap());
         let answer = |body: &str| format!("HTTP/1.1 200 OK\r\n\r\n{body}").into_bytes();
@@ -69,7 +70,7 @@ fn error(line: &str) -> String {
 }
 
 const KNOWN: &str = "it may be type=, uri=, host=, port=, interval=, jitter=, timeout=, fails=, passes=, \
-     status=, body~, body!~, initial=, mode= or service=";
+     status=, body~, body!~, initial=, mode= or service=, or off alone";
 
 #[test]
 fn what_is_wrong_is_named_with_what_may_be_there() {
