@@ -8,6 +8,7 @@ mod health;
 mod keepalive;
 mod long;
 mod main_conf;
+mod names;
 mod overrides;
 mod peer;
 mod settings;

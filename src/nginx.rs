@@ -16,6 +16,7 @@ pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod reply;
 pub(crate) mod request;
+pub(crate) mod resolve;
 pub(crate) mod shm;
 pub(crate) mod stream;
 pub(crate) mod thread;

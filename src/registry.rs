@@ -20,6 +20,7 @@ mod heap;
 mod life;
 mod means;
 mod member;
+mod names;
 mod network;
 mod news;
 mod order;
@@ -47,6 +48,7 @@ pub use flight::{Choice, Flight, Nobody, Released, Target, Verdict};
 pub use health::{CHECK_RULES_MAX, CheckPlan, CheckRules, CheckView, Claim, Duty, Initial, Share};
 pub use life::{Afar, Change, OnDuplicate, OnExpire, Registration, Rules, Watch, Watched};
 pub use means::Round;
+pub use names::{Found, NameRef};
 pub use network::{Network, NetworkError};
 pub use news::{News, Outcome, Ticket, What};
 pub use order::{Group, Order, Pick, Ready};
@@ -104,6 +106,9 @@ pub enum Error {
     /// Only the configuration can remove it.
     #[error("Server is defined in the configuration and can't be removed: {0}; disable it instead")]
     Static(String),
+    /// It goes with its name.
+    #[error("Server {0} is an address of the name {1}: remove or refresh that instead")]
+    OfName(String, String),
     /// No free record.
     #[error("The zone is full: no room for another {0}; give the registry a larger size")]
     Full(&'static str),

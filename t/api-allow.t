@@ -173,14 +173,14 @@ allow_servers 10.0.0.0/8
 
 
 
-=== TEST 13: names are no hosts, allowed or not
+=== TEST 13: names need a resolver, whatever is allowed
 --- lines
 allow_servers 127.0.0.0/8
 --- talk
 > POST /upstream/add host=localhost&port=80
-< 400 Parameter "host" must be an IPv4 or IPv6 address; host names are not supported
+< 400 Parameter "host" is a name, ...
 > POST /upstream/add host=127.0.0.1.example.com&port=80
-< 400 Parameter "host" must be an IPv4 or IPv6 address; host names are not supported
+< 400 Parameter "host" is a name, ...
 
 
 

@@ -5,7 +5,7 @@ use FindBin;
 use Test::Nginx::Socket;
 require "$FindBin::Bin/api-talk.pl";
 
-plan tests => 276;
+plan tests => 339;
 
 run_tests();
 
@@ -103,14 +103,16 @@ __DATA__
 
 
 
-=== TEST 7: names are not addresses
+=== TEST 7: names need a resolver, and unix sockets are for server lines alone
 --- talk
 > POST /upstream/add host=localhost&port=9001
-< 400 Parameter "host" must be an IPv4 or IPv6 address; host names are not supported
-> POST /upstream/add host=app-1.example.com&port=9001
-< 400 Parameter "host" must be an IPv4 or IPv6 address; host names are not supported
+< 400 Parameter "host" is a name, "localhost", and nginx has no resolver to look it up: set "resolver" in http { }, or give an IPv4 or IPv6 address
+> POST /upstream/add host=App-1.Example.com.&port=9001
+< 400 Parameter "host" is a name, "app-1.example.com", and nginx has no resolver to look it up: set "resolver" in http { }, or give an IPv4 or IPv6 address
+> POST /upstream/refresh host=localhost&port=9001
+< 404 Server not found: localhost:9001
 > POST /upstream/add host=unix:/tmp/a.sock&port=9001
-< 400 Parameter "host" must be an IPv4 or IPv6 address; host names are not supported
+< 400 Parameter "host" must be an IPv4 or IPv6 address, or a name of at most 106 characters: parts of 1 to 63 letters, digits, "_" or "-", with "." between them
 > GET /upstream/status
 < 200 []
 
@@ -195,13 +197,13 @@ __DATA__
 === TEST 10: 300 characters, 8000 characters
 --- talk eval
 '> POST /upstream/add host=' . 'a' x 300 . '&port=9001
-< 400 Parameter "host" must be an IPv4 or IPv6 address; host names are not supported
+< 400 Parameter "host" must be an IPv4 or IPv6 address, or a name of at most 106 characters: parts of 1 to 63 letters, digits, "_" or "-", with "." between them
 > POST /upstream/add host=' . '0' x 300 . '10.0.0.1&port=9001
-< 400 Parameter "host" must be an IPv4 or IPv6 address; host names are not supported
+< 400 Parameter "host" must be an IPv4 or IPv6 address, or a name of at most 106 characters: parts of 1 to 63 letters, digits, "_" or "-", with "." between them
 > POST /upstream/add {"port":9001,"host":"' . '[' x 8000 . '"}
-< 400 Parameter "host" must be an IPv4 or IPv6 address; host names are not supported
+< 400 Parameter "host" must be an IPv4 or IPv6 address, or a name of at most 106 characters: parts of 1 to 63 letters, digits, "_" or "-", with "." between them
 > POST /upstream/remove host=' . '1.' x 4000 . '&port=9001
-< 400 Parameter "host" must be an IPv4 or IPv6 address; host names are not supported
+< 400 Parameter "host" must be an IPv4 or IPv6 address, or a name of at most 106 characters: parts of 1 to 63 letters, digits, "_" or "-", with "." between them
 > GET /upstream/status
 < 200 []
 '
@@ -305,9 +307,9 @@ server {
 location /upstream/ { proxy_pass http://unix:$TEST_NGINX_SERVER_ROOT/api.sock:; }
 --- talk
 > POST /upstream/add port=9001
-< 400 Parameter "host" is required from a client on a unix socket: an IPv4 or IPv6 address
+< 400 Parameter "host" is required from a client on a unix socket: an IPv4 or IPv6 address, or a name
 > POST /upstream/add host=&port=9001
-< 400 Parameter "host" is required from a client on a unix socket: an IPv4 or IPv6 address
+< 400 Parameter "host" is required from a client on a unix socket: an IPv4 or IPv6 address, or a name
 > GET /upstream/status
 < 200 []
 > POST /upstream/add host=10.0.0.1&port=9001
@@ -332,3 +334,30 @@ location /upstream/ {
 --- talk
 > POST /upstream/add port=9001
 < 200 {"addr":"10.0.0.5:9001",...}
+
+
+
+=== TEST 18: names in all their spellings, and what is none
+--- http_config
+resolver 127.0.0.1:$TEST_NGINX_RAND_PORT_1;
+registry main 128k { }
+upstream backend { registry main; }
+--- config
+location /upstream/ { registry_api main; }
+--- talk eval
+my $part = 'a' x 63;
+my $longest = "$part." . 'b' x 42;
+'> POST /upstream/add host=App_1.Example.com.&port=9001
+< 200 {"addr":"app_1.example.com:9001","host":"app_1.example.com","port":9001,...}
+> POST /upstream/weight host=APP_1.example.COM&port=9001&weight=3
+< 200 {"addr":"app_1.example.com:9001","weight":3}
+> POST /upstream/add host=' . $longest . '&port=65535
+< 200 {"addr":"' . $longest . ':65535",...}
+> GET /upstream/status
+< 200 [{"addr":"app_1.example.com:9001","host":"app_1.example.com","port":9001,...,"state":"unresolved",...,"name":null,"health":null},{...}]
+> POST /upstream/add host=' . $longest . 'b&port=1
+< 400 {"code":400,"message":"Parameter \\"host\\" must be ..."}
+> POST /upstream/add host=a' . $part . '&port=1
+< 400 {"code":400,"message":"Parameter \\"host\\" must be ..."}
+' . CORE::join '', map { "> POST /upstream/add host=$_&port=1\n< 400 {\"code\":400,\"message\":\"Parameter \\\"host\\\" must be ...\"}\n" }
+    '.', 'a..b', '.a', '-a.b', 'a-.b', 'a%20b', 'a:b', 'a%2Fb', '*.b', '%C3%A4.b', '1.2.3', 'a.1', '300.1.1.1', '0x7f'

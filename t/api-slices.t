@@ -53,7 +53,7 @@ my $number = qr/(?:0|[1-9]\d*)/;
 my $time   = qr/$number\.\d{3}/;
 my $server = qr/\{"addr":"([\d.]+):80","host":"\1","port":80,"namespace":"[a-z]+","connections":0,"weight":1,"max_conns":1000
     ,"enabled":true,"is_active":true,"state":"up","last_heartbeat":$time,"time_since_heartbeat":$time,"created_at":$time
-    ,"updated_at":$time,"disabled_at":null,"disabled_reason":null,"requests":0,"fails":0,"static":false,"backup":false,"local_connections":0\}/x;
+    ,"updated_at":$time,"disabled_at":null,"disabled_reason":null,"requests":0,"fails":0,"static":false,"backup":false,"local_connections":0,"name":null,"health":null\}/x;
 
 # The hosts in a list, in its order. Dies when it is not the JSON that it has to be, to the
 # last byte. (A decoder in Perl takes seconds for it.)

@@ -10,7 +10,7 @@ use super::reply::{Reply, Seconds};
 use super::wait::Wait;
 use super::work::{AT_ONCE, List, Task, broken};
 use crate::registry::{
-    Address, Change, Error, Events, Network, Now, Registration, Registry, Rules, SpaceName,
+    Address, Change, Error, Events, Host, Network, Now, Registration, Registry, Rules, SpaceName,
     SpaceRef,
 };
 use crate::shm::Zone;
@@ -29,6 +29,8 @@ pub struct Door<'a> {
     pub slow_starts: &'a [(String, u64)],
     /// The name of this node, when its servers are shared with others.
     pub node: Option<&'a str>,
+    /// Whether names can be looked up.
+    pub resolver: bool,
 }
 
 /// A request, read.
@@ -190,16 +192,30 @@ impl Call<'_> {
     fn address(&self, params: &Params) -> Result<Address, Reply> {
         let host = match params.host()? {
             Some(host) => host,
-            None => self.request.client.map(|ip| ip.to_canonical()).ok_or_else(|| {
+            None => self.request.client.map(|ip| Host::Ip(ip.to_canonical())).ok_or_else(|| {
                 Reply::error(
                     400,
                     "Parameter \"host\" is required from a client on a unix socket: \
-                     an IPv4 or IPv6 address"
+                         an IPv4 or IPv6 address, or a name"
                         .to_owned(),
                 )
             })?,
         };
-        Ok(Address::Inet(host, params.port()?))
+        Ok(host.with_port(params.port()?))
+    }
+
+    /// Checks that a name can be looked up.
+    fn resolvable(&self, address: &Address) -> Result<(), Reply> {
+        match address {
+            Address::Name(host, _) if !self.door.resolver => {
+                let message = format!(
+                    "Parameter \"host\" is a name, \"{host}\", and nginx has no resolver to look \
+                     it up: set \"resolver\" in http {{ }}, or give an IPv4 or IPv6 address"
+                );
+                Err(Reply::error(400, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks an address against `allow_servers`.
@@ -235,6 +251,7 @@ impl Call<'_> {
                     health_path: params.health_path()?,
                 };
                 self.allowed(&registration.address)?;
+                self.resolvable(&registration.address)?;
                 self.add(ns, &registration, &addr, events)
             }
             Endpoint::Toggle => {
@@ -352,7 +369,7 @@ impl Call<'_> {
 pub(super) fn failure(error: Error) -> Reply {
     let status = match error {
         Error::NotFound(_) | Error::NoSpace(_) => 404,
-        Error::Duplicate(_) | Error::Static(_) => 409,
+        Error::Duplicate(_) | Error::Static(_) | Error::OfName(..) => 409,
         Error::Full(_) => 507,
         Error::Retired => 503,
     };

@@ -118,6 +118,11 @@ fn put_server(out: &mut Vec<u8>, namespace: &str, s: &ServerView) {
     put_bool(out, s.backup);
     out.extend_from_slice(b",\"local_connections\":");
     put_integer(out, s.local_connections.into());
+    out.extend_from_slice(b",\"name\":");
+    match s.of_name() {
+        None => out.extend_from_slice(b"null"),
+        Some(name) => put_string(out, name),
+    }
     out.extend_from_slice(b",\"health\":");
     match &s.health {
         None => out.extend_from_slice(b"null"),

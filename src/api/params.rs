@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Reply;
 use crate::registry::{
     AddressError, FAIL_TIMEOUT_MAX, HealthPath, Host, MAX_CONNS_MAX, MAX_FAILS_MAX, SLOW_START_MAX,
-    SpaceName, TIMEOUT_MAX, WEIGHT_MAX, parse_host,
+    SpaceName, TIMEOUT_MAX, WEIGHT_MAX,
 };
 use crate::shm::timeout;
 use crate::time;
@@ -163,14 +163,17 @@ impl Params {
     /// The host; `None` when it is left out or empty.
     pub(super) fn host(&self) -> Result<Option<Host>, Reply> {
         let Some(text) = self.get("host").filter(|text| !text.is_empty()) else { return Ok(None) };
-        parse_host(text).map(Some).map_err(|e| {
+        Host::parse(text).map(Some).map_err(|e| {
             bad(match e {
                 AddressError::Unspecified => {
                     "Parameter \"host\" must not be the unspecified address".to_owned()
                 }
-                _ => "Parameter \"host\" must be an IPv4 or IPv6 address; \
-                      host names are not supported"
-                    .to_owned(),
+                _ => {
+                    format!(
+                        "Parameter \"host\" must be an IPv4 or IPv6 address, or {}",
+                        Host::SYNTAX
+                    )
+                }
             })
         })
     }

@@ -31,6 +31,7 @@ struct Site {
     allow: Vec<Network>,
     client: Option<IpAddr>,
     now: Now,
+    resolver: bool,
 }
 
 impl Site {
@@ -42,6 +43,7 @@ impl Site {
             allow: Vec::new(),
             client: Some(Ipv4Addr::LOCALHOST.into()),
             now: Now { mono: 1_000_000, wall: 1_700_000_000_250 },
+            resolver: true,
         }
     }
 
@@ -71,6 +73,7 @@ impl Site {
             allow: &self.allow,
             slow_starts: &[],
             node: None,
+            resolver: self.resolver,
         };
         let mut events = Events::default();
         read(&self.whole(answer(&request, &door, self.zone, &RULES, self.now, &mut events)))
@@ -187,7 +190,14 @@ fn bad_parameters_are_named_with_what_they_may_be() {
         ("ns=a&port=1&host=a%20b", "\"host\" must be an IPv4 or IPv6 address"),
         ("ns=a&port=1&host=%00", "\"host\" must be"),
         ("ns=a&port=1&host=%ff", "\"host\" must be"),
-        ("ns=a&port=1&host=example.com", "host names are not supported"),
+        (
+            "ns=a&port=1&host=1.2.3.4.5",
+            "\"host\" must be an IPv4 or IPv6 address, or a name of at most",
+        ),
+        (
+            "ns=a&port=1&host=-a",
+            "parts of 1 to 63 letters, digits, \"_\" or \"-\", with \".\" between",
+        ),
         ("ns=a%2Fb&port=1", "\"ns\" must be 1 to 64 letters"),
         ("ns=a&port=%zz", "Malformed percent-encoding"),
         ("port=1", "\"ns\" is required: the registry has 0 namespaces"),
@@ -262,6 +272,33 @@ fn without_a_name_the_zones_only_namespace_is_meant() {
 }
 
 #[test]
+fn a_name_is_a_server_where_there_is_a_resolver() {
+    let mut site = Site::new();
+    let (status, body) = site.post("add", "ns=a&port=80&host=App.Example.COM.");
+    assert_eq!(status, 200);
+    assert_eq!(body["data"]["addr"], "app.example.com:80");
+    assert_eq!(body["data"]["host"], "app.example.com");
+    for (endpoint, query) in [
+        ("refresh", ""),
+        ("weight", "&weight=2"),
+        ("toggle", "&action=disable"),
+        ("drain", ""),
+        ("remove", ""),
+    ] {
+        let (status, body) =
+            site.post(endpoint, &format!("ns=a&port=80&host=APP.example.com{query}"));
+        assert_eq!(status, 200, "{endpoint}: {body}");
+        assert_eq!(body["data"]["addr"], "app.example.com:80", "{endpoint}");
+    }
+    site.resolver = false;
+    let (status, body) = site.post("add", "ns=a&port=80&host=app");
+    assert_eq!(status, 400);
+    let message = body["message"].as_str().unwrap();
+    assert!(message.contains("\"app\"") && message.contains("set \"resolver\""), "{message}");
+    assert_eq!(site.post("remove", "ns=a&port=80&host=app").0, 404);
+}
+
+#[test]
 fn only_servers_of_the_allowed_networks_can_be_added() {
     let mut site = Site::new();
     site.post("add", "ns=a&port=1&host=192.168.0.1");
@@ -295,7 +332,8 @@ fn status_tells_all_of_a_server() {
             "is_active": true, "state": "up", "last_heartbeat": 1_700_000_000.25,
             "time_since_heartbeat": 1.5, "created_at": 1_700_000_000.25,
             "updated_at": 1_700_000_000.25, "disabled_at": null, "disabled_reason": null,
-            "requests": 0, "fails": 0, "static": false, "backup": false, "health": null
+            "requests": 0, "fails": 0, "static": false, "backup": false, "name": null,
+            "health": null
         })
     );
 }
@@ -404,8 +442,14 @@ fn a_drain_waits_for_requests_as_long_as_it_is_told_to() {
             body_kind: BodyKind::Form,
             client: site.client,
         };
-        let door =
-            Door { namespace: None, access: site.access, allow: &[], slow_starts: &[], node: None };
+        let door = Door {
+            namespace: None,
+            access: site.access,
+            allow: &[],
+            slow_starts: &[],
+            node: None,
+            resolver: true,
+        };
         match answer(&request, &door, site.zone, &RULES, site.now, &mut Events::default()) {
             Answer::Wait(wait) => wait,
             other => panic!("{other:?}"),

@@ -20,6 +20,7 @@ use crate::api::{self, Access, Answer, BodyKind, Door, Endpoint, MAX_BODY, Metho
 use crate::nginx::body::{self, Ended, Reader};
 use crate::nginx::conf::{self, Place};
 use crate::nginx::log::log;
+use crate::nginx::resolve::Resolver;
 use crate::nginx::{border, pool, reply, request};
 use crate::registry::{Events, SpaceName};
 
@@ -333,12 +334,14 @@ fn finish(r: *mut ngx_http_request_t, endpoint: Endpoint, body: &[u8]) -> ngx_in
         client: request::client(r),
     };
     let node = zone.redis.node();
+    let resolver = Resolver::current().is_some();
     let door = Door {
         namespace,
         access: conf.access,
         allow: &zone.allow,
         slow_starts: &zone.slow_starts,
         node,
+        resolver,
     };
     let mut events = Events::with_capacity(16);
     let answer = api::answer(&call, &door, &local.zone, &zone.rules, now(), &mut events);

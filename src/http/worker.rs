@@ -11,11 +11,13 @@ use ngx::ffi::{NGX_LOG_INFO, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_cycle_t, ngx_int_
 use super::health::Probers;
 use super::keepalive::{self, Keeper};
 use super::main_conf::MainConf;
+use super::names::Namers;
 use super::state::{self, Savers};
 use super::sync::Talkers;
 use super::zone::{self, ZoneConf};
 use crate::nginx::log::log;
 use crate::nginx::process::{self, cycle_log};
+use crate::nginx::resolve::Resolver;
 use crate::nginx::timer::{Expired, Timer};
 use crate::nginx::{border, shm};
 use crate::registry::{Events, Now, Registry, SpaceName, StaticServer, Sweep, Worker};
@@ -93,7 +95,7 @@ impl Local {
 
 thread_local! {
     /// The zones that this process takes part in, and the timers of its configuration.
-    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new(), keepers: Vec::new(), savers: Savers::NONE, talkers: Talkers::NONE, probers: Probers::NONE }) };
+    static PROCESS: RefCell<Process> = const { RefCell::new(Process { locals: Vec::new(), timers: Vec::new(), keepers: Vec::new(), savers: Savers::NONE, talkers: Talkers::NONE, probers: Probers::NONE, namers: Namers::NONE }) };
 }
 
 struct Process {
@@ -103,6 +105,7 @@ struct Process {
     savers: Savers,
     talkers: Talkers,
     probers: Probers,
+    namers: Namers,
 }
 
 /// Now, as of this turn of the event loop.
@@ -257,6 +260,7 @@ fn attach(cycle: *const ngx_cycle_t) {
         process.savers.clear();
         process.talkers.clear();
         process.probers.clear();
+        process.namers.clear();
         let opened: Vec<_> = zones.iter().map(|conf| conf.open()).collect();
         process.locals.retain(|local| {
             let stays = opened.iter().flatten().any(|z| z.base() == local.zone.base());
@@ -291,6 +295,7 @@ fn attach(cycle: *const ngx_cycle_t) {
                 let spaces = main.map_or(Vec::new(), |main| main.spaces(conf));
                 let spaces = spaces.iter().map(|space| space.as_str().to_owned()).collect();
                 process.talkers.start(&raw const **conf, local, spaces);
+                process.namers.start(&raw const **conf, local, Resolver::of_cycle(cycle));
             }
         }
     });
@@ -354,6 +359,7 @@ pub(super) unsafe extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
             process.probers.clear();
             process.savers.stop();
             process.talkers.hang_up();
+            process.namers.clear();
             for local in &process.locals {
                 local.detach();
             }

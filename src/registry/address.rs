@@ -10,6 +10,8 @@ use crate::shm::{NAME_MAX, Server};
 pub enum Address {
     /// An IP address, never an IPv4 address mapped into IPv6, and a port from 1 to 65535.
     Inet(IpAddr, u16),
+    /// A name as [`Host::Name`] has it, and a port from 1 to 65535.
+    Name(String, u16),
     /// The path of a unix socket; only `server` lines name these.
     Unix(String),
 }
@@ -20,7 +22,7 @@ pub enum AddressError {
     /// 0.0.0.0 or ::
     #[error("the unspecified address")]
     Unspecified,
-    /// Not an IPv4 or IPv6 address.
+    /// Neither an IPv4 or IPv6 address, nor a name where one may be.
     #[error("not an IP address")]
     Syntax,
     /// Longer than a record can hold.
@@ -28,8 +30,66 @@ pub enum AddressError {
     TooLong,
 }
 
+/// Longest name of a host, in bytes: with a port behind it a record can still hold it.
+const HOST_NAME_MAX: usize = NAME_MAX - ":65535".len();
+
+// As the syntax says to people.
+const _: () = assert!(HOST_NAME_MAX == 106);
+
 /// A host without a port.
-pub type Host = IpAddr;
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Host {
+    /// Never an IPv4 address mapped into IPv6.
+    Ip(IpAddr),
+    /// In lower case, without a full stop at its end, no longer than [`Host::SYNTAX`] says.
+    Name(String),
+}
+
+impl Host {
+    /// What a name may be, for messages.
+    pub const SYNTAX: &'static str = "a name of at most 106 characters: parts of 1 to 63 letters, \
+                                      digits, \"_\" or \"-\", with \".\" between them";
+
+    /// Reads an address as [`parse_host`] does, or a name.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`] says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        match parse_host(text) {
+            Ok(ip) => Ok(Self::Ip(ip)),
+            Err(AddressError::Syntax) => {
+                parse_name(text).map(Self::Name).ok_or(AddressError::Syntax)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The address of a server there.
+    pub fn with_port(self, port: u16) -> Address {
+        match self {
+            Self::Ip(ip) => Address::Inet(ip, port),
+            Self::Name(name) => Address::Name(name, port),
+        }
+    }
+}
+
+/// Reads a name and makes it canonical. What ends like a number was meant to be an address.
+fn parse_name(text: &str) -> Option<String> {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let part = |part: &str| {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        (1..=63).contains(&part.len())
+            && part.bytes().all(good)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    let last = text.rsplit('.').next()?;
+    let number = last.bytes().all(|b| b.is_ascii_digit())
+        || last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    let good = text.len() <= HOST_NAME_MAX && text.split('.').all(part) && !number;
+    good.then(|| text.to_ascii_lowercase())
+}
 
 /// Reads an IPv4 address, or an IPv6 address with or without brackets, and makes it canonical:
 /// leading zeros go, IPv4 mapped into IPv6 becomes IPv4.
@@ -37,7 +97,7 @@ pub type Host = IpAddr;
 /// # Errors
 ///
 /// [`AddressError`] says what is wrong with it.
-pub fn parse_host(text: &str) -> Result<Host, AddressError> {
+pub fn parse_host(text: &str) -> Result<IpAddr, AddressError> {
     let bracketed = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
     let ip = match (bracketed, parse_v4(text)) {
         (None, Some(v4)) => IpAddr::V4(v4),
@@ -81,7 +141,8 @@ impl Address {
         Ok(Self::Unix(path.to_owned()))
     }
 
-    /// Reads `host:port` with an IP address, IPv6 in brackets, as they are printed or nearly so.
+    /// Reads `host:port` with a name or an IP address, IPv6 in brackets, as they are printed or nearly
+    /// so.
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         if host.contains(':') != host.starts_with('[') {
@@ -89,13 +150,14 @@ impl Address {
         }
         let port = port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok())??;
         let port = Some(port).filter(|port| *port > 0)?;
-        Some(Self::Inet(parse_host(host).ok()?, port))
+        Some(Host::parse(host).ok()?.with_port(port))
     }
 
     /// The host as printed alone: no brackets.
     pub fn host(&self) -> String {
         match self {
             Self::Inet(ip, _) => ip.to_string(),
+            Self::Name(name, _) => name.clone(),
             Self::Unix(path) => format!("unix:{path}"),
         }
     }
@@ -103,7 +165,7 @@ impl Address {
     /// The port; 0 for a unix socket.
     pub fn port(&self) -> u16 {
         match self {
-            Self::Inet(_, port) => *port,
+            Self::Inet(_, port) | Self::Name(_, port) => *port,
             Self::Unix(_) => 0,
         }
     }
@@ -115,6 +177,11 @@ impl Address {
                 Self::Inet(Ipv4Addr::new(a, b, c, d).into(), server.port)
             }
             6 => Self::Inet(Ipv6Addr::from(server.ip).into(), server.port),
+            0 => {
+                let name = printed(server);
+                let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+                Self::Name(host.to_owned(), server.port)
+            }
             _ => {
                 let name = printed(server);
                 Self::Unix(name.strip_prefix("unix:").unwrap_or(name).to_owned())
@@ -134,6 +201,10 @@ impl Address {
                 server.family = 6;
                 server.port = *port;
                 server.ip = v6.octets();
+            }
+            Self::Name(_, port) => {
+                server.family = 0;
+                server.port = *port;
             }
             Self::Unix(_) => {
                 server.family = 1;
@@ -187,6 +258,7 @@ impl fmt::Display for Address {
         match self {
             Self::Inet(IpAddr::V4(v4), port) => write!(f, "{v4}:{port}"),
             Self::Inet(IpAddr::V6(v6), port) => write!(f, "[{v6}]:{port}"),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
             Self::Unix(path) => write!(f, "unix:{path}"),
         }
     }
@@ -222,6 +294,43 @@ mod tests {
         for given in ["0.0.0.0", "::", "[::]", "::ffff:0.0.0.0", "000.0.0.0"] {
             assert_eq!(parse_host(given), Err(AddressError::Unspecified), "{given}");
         }
+    }
+
+    #[test]
+    fn names_are_made_lower_case_and_lose_a_full_stop_at_the_end() {
+        let longest = format!("{}.{}", "a".repeat(63), "b".repeat(42));
+        for (given, name) in [
+            ("localhost", "localhost"),
+            ("App-1.Example.COM", "app-1.example.com"),
+            ("app.example.com.", "app.example.com"),
+            ("_http._tcp.app", "_http._tcp.app"),
+            ("1.2.3.4.example", "1.2.3.4.example"),
+            ("10.0.0.1a", "10.0.0.1a"),
+            ("a.b.c.d", "a.b.c.d"),
+            (&longest, &longest),
+        ] {
+            assert_eq!(Host::parse(given), Ok(Host::Name(name.to_owned())), "{given}");
+        }
+        let printed = Host::parse(&longest).unwrap().with_port(65_535).to_string();
+        assert_eq!(printed.len(), NAME_MAX);
+        assert_eq!(Address::parse(&printed).map(|a| a.to_string()), Some(printed));
+    }
+
+    #[test]
+    fn what_is_no_name() {
+        let (part, whole) = ("a".repeat(64), format!("{}.{}", "a".repeat(63), "b".repeat(43)));
+        for given in
+            ["", ".", "a..b", ".a", "a b", "a:b", "ä", "a/b", "[a]", "*", "-a", "a-", "a.-b"]
+        {
+            assert_eq!(Host::parse(given), Err(AddressError::Syntax), "{given}");
+        }
+        for given in ["10.0.0.256", "1.2.3", "1.2.3.4.", "167772161", "10.0.0.0x1", "0x", "a.1"] {
+            assert_eq!(Host::parse(given), Err(AddressError::Syntax), "{given}");
+        }
+        for given in [part, whole] {
+            assert_eq!(Host::parse(&given), Err(AddressError::Syntax), "{given}");
+        }
+        assert_eq!(Host::parse("0.0.0.0"), Err(AddressError::Unspecified));
     }
 
     #[test]

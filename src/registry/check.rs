@@ -1,6 +1,6 @@
 //! What must be true of a whole zone whenever nobody holds its lock.
 
-use super::member::{classify, standing};
+use super::member::{classify, is_one, standing};
 use super::order::Standing;
 use super::{Registry, heap, space, tree};
 use crate::shm::{JOURNAL_EMPTY, NONE, Server, class, flag, space_flag};
@@ -105,13 +105,13 @@ impl Registry<'_> {
             if u64::from(s.conns) != ledger[at as usize] + u64::from(s.unledgered) {
                 return Err(format!("{who} counts {}, ledger {}", s.conns, ledger[at as usize]));
             }
-            let class = classify(s, space.members == 1);
+            let class = classify(s, is_one(space));
             if s.class != u32::from(class) {
                 return Err(format!("{who} is in class {}, belongs in {class}", s.class));
             }
             classes[usize::from(class)] += 1;
             let places = t.slots[at as usize].at.iter().filter(|p| **p != NONE).count();
-            let wanted = match standing(s, space.members == 1) {
+            let wanted = match standing(s, is_one(space)) {
                 Standing::Ready | Standing::Standby => (space.orders & 3).count_ones() as usize,
                 Standing::Failed => 1,
                 Standing::Out => 0,
@@ -125,6 +125,7 @@ impl Registry<'_> {
             }
             (n, prev, number, at) = (n + 1, at, s.number, s.member_next);
         }
+        self.check_names(i)?;
         let ready = space.ready[0] + space.ready[1];
         if n != space.members || prev != space.member_tail || classes != space.classes {
             return Err(format!("namespace {i}: {n} members, classes {classes:?}"));
@@ -138,6 +139,31 @@ impl Registry<'_> {
         }
         self.check_fresh(i)?;
         Ok(n as usize)
+    }
+
+    /// The addresses of each name of a namespace.
+    fn check_names(&self, i: u32) -> Result<(), String> {
+        let t = &*self.g;
+        let members = || t.servers.iter().enumerate().filter(|(_, s)| s.live != 0 && s.space == i);
+        let (mut names, mut listed) = (0, 0);
+        for (at, name) in members().filter(|(_, s)| s.is_name()) {
+            names += 1;
+            let mut next = name.next_address;
+            while let Some(s) = t.servers.get(next as usize) {
+                let own = s.live != 0 && s.space == i && s.parent as usize == at && !s.is_name();
+                if !own || s.pending != 0 || s.port != name.port || listed > t.servers.len() {
+                    let (who, name) = (super::address::printed(s), super::address::printed(name));
+                    return Err(format!("{who} is not rightly an address of {name}"));
+                }
+                listed += 1;
+                next = s.next_address;
+            }
+        }
+        let of_names = members().filter(|(_, s)| s.is_of_name()).count();
+        if names != t.spaces[i as usize].names() || listed != of_names {
+            return Err(format!("namespace {i}: {names} names, {listed} of {of_names} addresses"));
+        }
+        Ok(())
     }
 
     fn check_fresh(&self, i: u32) -> Result<(), String> {

@@ -53,6 +53,9 @@ pub struct Event {
     space_len: u8,
     server: [u8; NAME_MAX],
     server_len: u8,
+    /// The name that it is an address of; empty when it is of none.
+    of: [u8; NAME_MAX],
+    of_len: u8,
     /// Of how many servers how many are out.
     out: (u32, u32),
 }
@@ -68,8 +71,15 @@ impl Event {
             space_len: name_of(space).len() as u8,
             server: server.name,
             server_len: printed(server).len() as u8,
+            of: [0; NAME_MAX],
+            of_len: 0,
             out: (0, 0),
         }
+    }
+
+    /// The same of an address of a name.
+    pub(super) fn of_name(self, name: &Server) -> Self {
+        Self { of: name.name, of_len: printed(name).len() as u8, ..self }
     }
 
     /// Of `of` servers of a namespace `out` are expired or unhealthy.
@@ -83,6 +93,8 @@ impl Event {
             space_len: name_of(space).len() as u8,
             server: [0; NAME_MAX],
             server_len: 0,
+            of: [0; NAME_MAX],
+            of_len: 0,
             out: (out, of),
         }
     }
@@ -138,6 +150,10 @@ impl fmt::Display for Event {
             }
         };
         write!(f, "server {} {what} in namespace \"{}\"", self.server(), self.space())?;
+        if self.of_len > 0 {
+            let name = &self.of[..usize::from(self.of_len)];
+            write!(f, ", an address of {}", std::str::from_utf8(name).unwrap_or_default())?;
+        }
         match self.what {
             Happening::Expired | Happening::Forgotten => {
                 let (s, ms) = (self.silent_ms / 1000, self.silent_ms % 1000);

@@ -1,5 +1,6 @@
 //! A request's way through the zone: a server is taken, and given back exactly once.
 
+use super::member::is_one;
 use super::order::{Group, Order, Pick, Ready, charge};
 use super::space::SpaceRef;
 use super::{Event, Events, Happening, Now, Registry, Rules, Worker, member, warm};
@@ -104,6 +105,8 @@ pub struct Nobody {
     pub weight_zero: u32,
     /// With `max_conns` requests.
     pub at_max_conns: u32,
+    /// Names that have no address.
+    pub unresolved: u32,
     /// Tried before for the same request.
     pub tried: u32,
     /// The namespace is gone.
@@ -123,6 +126,7 @@ impl std::fmt::Display for Nobody {
             (self.draining, "draining"),
             (self.weight_zero, "weight 0"),
             (self.at_max_conns, "at max_conns"),
+            (self.unresolved, "unresolved"),
             (self.tried, "tried"),
         ];
         let mut sep = "";
@@ -276,7 +280,7 @@ impl Registry<'_> {
         if s.live == 0 || s.generation != flight.generation {
             return Released::default();
         }
-        let alone = t.spaces[s.space as usize].members == 1;
+        let alone = is_one(&t.spaces[s.space as usize]);
         let mut failed = false;
         let was_out = !alone && s.max_fails > 0 && s.fail_marks >= s.max_fails;
         match verdict {
@@ -418,7 +422,8 @@ impl Registry<'_> {
         fault::point!("expire.flagged");
         let silent = now.mono.saturating_sub(s.heartbeat_mono);
         let space = s.space;
-        if s.flags & flag::DISABLED == 0 {
+        // An address has the heartbeat of its name, of which this is said.
+        if s.flags & flag::DISABLED == 0 && !s.is_of_name() {
             events.push(Event::new(
                 Happening::Expired,
                 &t.spaces[space as usize],
@@ -427,7 +432,7 @@ impl Registry<'_> {
             ));
         }
         member::reclassify(t, server);
-        self.touch(space);
+        self.touch();
     }
 
     /// Makes ready the failed servers whose rest is over.
@@ -493,6 +498,7 @@ impl Registry<'_> {
             draining: n(class::DRAINING),
             weight_zero: n(class::WEIGHT_ZERO),
             at_max_conns: n(class::AT_MAX),
+            unresolved: n(class::UNRESOLVED),
             tried,
             no_namespace: false,
         }

@@ -195,7 +195,7 @@ impl Registry<'_> {
             let space_flags = self.g.spaces[s.space as usize].flags;
             let flags = match rule_of(space_flags) {
                 None => s.flags & !flag::UNHEALTHY,
-                Some(_) if is_first => s.flags | initial_flags(space_flags),
+                Some(_) if is_first && !s.is_name() => s.flags | initial_flags(space_flags),
                 Some(_) => continue,
             };
             if rule_of(space_flags).is_none() {
@@ -203,7 +203,7 @@ impl Registry<'_> {
             }
             if flags != s.flags {
                 self.replace(slot, Server { flags, ..s });
-                self.touch(s.space);
+                self.touch();
                 fault::point!("checks.server");
             }
         }
@@ -248,7 +248,7 @@ impl Registry<'_> {
         }
         for slot in from..end {
             let s = &t.servers[slot as usize];
-            if s.live == 0 || s.flags & flag::DISABLED != 0 || s.family == 0 {
+            if s.live == 0 || s.flags & flag::DISABLED != 0 || s.is_name() {
                 continue;
             }
             let Some((rule, known)) = rule_of(t.spaces[s.space as usize].flags)
@@ -360,7 +360,7 @@ impl Registry<'_> {
     fn turn(&mut self, slot: u32, new: Server) {
         self.replace(slot, new);
         warm::note(&mut self.g, slot);
-        self.touch(new.space);
+        self.touch();
     }
 
     fn say_health(

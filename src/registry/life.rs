@@ -215,14 +215,16 @@ impl Registry<'_> {
         let known =
             self.find_space(space).and_then(|space| self.find(space.slot, &registration.address));
         if let Some(slot) = known {
-            if rules.on_duplicate == OnDuplicate::Reject {
+            // An address of a name is not registered yet.
+            let own = self.unname(slot);
+            if rules.on_duplicate == OnDuplicate::Reject && !own {
                 return Err(Error::Duplicate(registration.address.to_string()));
             }
             self.hear(slot, now, events);
             let old = self.g.servers[slot as usize];
             let new = registration.apply(old);
             // What is as it was here may be otherwise on other nodes by now, and this was said last.
-            let mut bits = pending::ADD;
+            let mut bits = if own { pending::ALL } else { pending::ADD };
             if registration.weight.is_some() {
                 bits |= pending::WEIGHT;
             }
@@ -269,7 +271,7 @@ impl Registry<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], [`Error::Static`], [`Error::Retired`].
+    /// [`Error::NotFound`], [`Error::Static`], [`Error::OfName`], [`Error::Retired`].
     pub fn remove(
         &mut self,
         space: Option<SpaceRef>,
@@ -277,7 +279,7 @@ impl Registry<'_> {
         now: Now,
         events: &mut Events,
     ) -> Result<(), Error> {
-        let slot = self.known(space, address)?;
+        let slot = self.own(space, address)?;
         if self.g.servers[slot as usize].flags & flag::STATIC != 0 {
             return Err(Error::Static(address.to_string()));
         }
@@ -290,7 +292,7 @@ impl Registry<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], [`Error::Retired`].
+    /// [`Error::NotFound`], [`Error::OfName`], [`Error::Retired`].
     pub fn refresh(
         &mut self,
         space: Option<SpaceRef>,
@@ -298,7 +300,7 @@ impl Registry<'_> {
         now: Now,
         events: &mut Events,
     ) -> Result<Change, Error> {
-        let slot = self.known(space, address)?;
+        let slot = self.own(space, address)?;
         self.hear(slot, now, events);
         Ok(Change::of(&self.g.servers[slot as usize]))
     }
@@ -391,7 +393,8 @@ impl Registry<'_> {
             self.confirm(slot, pending::SWITCH, now);
         }
         let watch = Watch { slot, number: old.number };
-        Ok((watch, Change::of(&self.g.servers[slot as usize])))
+        let conns = self.carried(slot);
+        Ok((watch, Change { conns, ..Change::of(&self.g.servers[slot as usize]) }))
     }
 
     /// What has become of a server that was drained.
@@ -399,7 +402,7 @@ impl Registry<'_> {
         match self.g.servers.get(watch.slot as usize) {
             Some(s) if s.live == 0 || s.number != watch.number => Watched::Gone,
             Some(s) if s.flags & flag::DRAINING == 0 => Watched::Enabled,
-            Some(s) => Watched::Draining(super::member::on_all_nodes(s)),
+            Some(_) => Watched::Draining(self.carried(watch.slot)),
             None => Watched::Gone,
         }
     }
@@ -407,6 +410,8 @@ impl Registry<'_> {
     /// Notes that something was said that is so already: other nodes may have heard otherwise, and
     /// what was said last counts.
     fn confirm(&mut self, slot: u32, bits: u32, now: Now) {
+        // The settings of an address that differ from its name's were set there on purpose.
+        self.follow(slot, &{ self.g.servers[slot as usize] }, bits & !pending::ADD, now);
         if self.shares() {
             self.g.servers[slot as usize] = self.news_of(self.g.servers[slot as usize], bits, now);
             self.enqueue(slot);
@@ -416,9 +421,10 @@ impl Registry<'_> {
     /// Makes a change that other nodes are to be told of; `bits` say what is new.
     fn change(&mut self, slot: u32, new: Server, bits: u32, now: Now) {
         let new = self.news_of(new, bits, now);
+        self.follow(slot, &new, bits, now);
         self.replace(slot, new);
         self.enqueue(slot);
-        self.touch(new.space);
+        self.touch();
     }
 
     /// Clears a server's statistics and failure marks, never its in-flight count.
@@ -460,6 +466,15 @@ impl Registry<'_> {
             .ok_or_else(|| Error::NotFound(address.to_string()))
     }
 
+    /// As [`Registry::known`], but not an address of a name.
+    fn own(&self, space: Option<SpaceRef>, address: &Address) -> Result<u32, Error> {
+        let slot = self.known(space, address)?;
+        match self.g.servers.get(self.g.servers[slot as usize].parent as usize) {
+            Some(name) => Err(Error::OfName(address.to_string(), printed(name).to_owned())),
+            None => Ok(slot),
+        }
+    }
+
     /// What is known of signs of life at other nodes.
     #[inline]
     pub(super) fn afar(&self) -> Afar {
@@ -478,6 +493,10 @@ impl Registry<'_> {
     pub(super) fn say(&self, what: Happening, slot: u32, events: &mut Events) {
         let s = &self.g.servers[slot as usize];
         debug_assert!(!printed(s).is_empty());
-        events.push(Event::new(what, &self.g.spaces[s.space as usize], s, 0));
+        let event = Event::new(what, &self.g.spaces[s.space as usize], s, 0);
+        events.push(match self.g.servers.get(s.parent as usize) {
+            Some(name) => event.of_name(name),
+            None => event,
+        });
     }
 }

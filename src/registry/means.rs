@@ -72,7 +72,8 @@ impl Registry<'_> {
         let steps = nodes.saturating_mul(2);
         for slot in round.next..end {
             let s = &mut self.g.servers[slot as usize];
-            if s.live == 0 {
+            // The addresses of names are counted by each node for itself.
+            if s.live == 0 || s.is_of_name() {
                 continue;
             }
             count(s, now);
@@ -119,6 +120,9 @@ impl Registry<'_> {
             return false;
         };
         let s = &mut self.g.servers[slot as usize];
+        if s.is_of_name() {
+            return false;
+        }
         let others = total.saturating_sub(mine).saturating_mul(256) / 1000;
         s.others = u32::try_from(others).unwrap_or(u32::MAX).min(u32::MAX - 128);
         let lost = mine == 0 && s.told_mean > 0;

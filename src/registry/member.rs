@@ -4,8 +4,8 @@ use super::address::Address;
 use super::order::{self, Standing, group};
 use super::queue::{self, List};
 use super::settings::{HealthPath, Settings};
-use super::{Now, Registry, chain, health, heap, tree, warm};
-use crate::shm::{Checks, Key, NONE, Server, Tables, class, fault, flag, heap as heap_id};
+use super::{Now, Registry, chain, health, heap, names, tree, warm};
+use crate::shm::{Checks, Key, NONE, Server, Space, Tables, class, fault, flag, heap as heap_id};
 
 fn bucket_of(t: &Tables<'_>, server: &Server) -> usize {
     bucket(t, server.space, &server.name[..usize::from(server.name_len)])
@@ -57,6 +57,12 @@ fn detach(t: &mut Tables<'_>, slot: u32) {
     space.statics -= u32::from(flags & flag::STATIC != 0);
 }
 
+/// Whether a namespace has one server and no other. Names do not count, their addresses do.
+#[inline]
+pub(super) fn is_one(space: &Space) -> bool {
+    space.members - space.names() == 1
+}
+
 /// Most steps back in the list of those heard of lately.
 const REACH: u32 = 256;
 
@@ -67,8 +73,15 @@ const REACH: u32 = 256;
 /// [`REACH`] of them the server is taken for heard of a little later than it was: else ten thousand
 /// that come from Redis at a time would each walk past all others.
 pub(super) fn freshen(t: &mut Tables<'_>, slot: u32) {
-    let Server { heartbeat_mono, space, .. } = t.servers[slot as usize];
+    let Server { heartbeat_mono, space, parent, .. } = t.servers[slot as usize];
     let mut prev = t.spaces[space as usize].fresh_tail;
+    // An address that is new has the heartbeat of its name.
+    if let Some(name) = t.servers.get(parent as usize)
+        && name.heartbeat_mono == heartbeat_mono
+        && (name.fresh_prev != NONE || t.spaces[space as usize].fresh_head == parent)
+    {
+        prev = parent;
+    }
     let mut steps = 0;
     while let Some(s) = t.servers.get(prev as usize)
         && s.heartbeat_mono > heartbeat_mono
@@ -118,7 +131,9 @@ pub(super) fn stale(t: &mut Tables<'_>, slot: u32) {
 /// ignores `max_fails`, as a stock upstream's only server does.
 pub(super) fn classify(s: &Server, alone: bool) -> u8 {
     let has = |flags: u32| s.flags & flags != 0;
-    if has(flag::DISABLED) {
+    if s.is_name() {
+        if s.next_address == NONE { class::UNRESOLVED } else { class::NAME }
+    } else if has(flag::DISABLED) {
         class::DISABLED
     } else if has(flag::SILENCED | flag::EXPIRED) {
         class::EXPIRED
@@ -164,7 +179,7 @@ pub(super) fn standing(s: &Server, alone: bool) -> Standing {
 fn stand_by(t: &mut Tables<'_>, slot: u32) {
     let s = &t.servers[slot as usize];
     let space = s.space;
-    let now = standing(s, t.spaces[space as usize].members == 1);
+    let now = standing(s, is_one(&t.spaces[space as usize]));
     let is_failed = t.slots[slot as usize].at[heap::cell(heap_id::RETRY)] != NONE;
     if is_failed && now != Standing::Failed {
         heap::remove(t, space, heap_id::RETRY, slot);
@@ -242,7 +257,7 @@ fn leave_class(t: &mut Tables<'_>, slot: u32) {
 #[inline]
 pub(super) fn reclassify(t: &mut Tables<'_>, slot: u32) {
     let s = &t.servers[slot as usize];
-    let class = classify(s, t.spaces[s.space as usize].members == 1);
+    let class = classify(s, is_one(&t.spaces[s.space as usize]));
     if u32::from(class) != s.class {
         leave_class(t, slot);
         fault::point!("class.left");
@@ -312,7 +327,10 @@ impl Registry<'_> {
         let free = t.servers.get_mut(slot as usize)?;
         t.header.free_server = free.hash_next;
         fault::point!("add.slot");
-        let initial = health::initial_flags(t.spaces[server.space as usize].flags);
+        let initial = match server.is_name() {
+            true => 0,
+            false => health::initial_flags(t.spaces[server.space as usize].flags),
+        };
         t.checks[slot as usize] = Checks::default();
         *free = Server {
             live: 0,
@@ -323,6 +341,7 @@ impl Registry<'_> {
             unledgered: 0,
             queue_prev: NONE,
             queue_next: NONE,
+            next_address: NONE,
             ..server
         };
         t.header.next_number += 1;
@@ -340,15 +359,16 @@ impl Registry<'_> {
             freshen(t, slot);
         }
         fault::point!("add.fresh");
-        let alone = t.spaces[server.space as usize].members == 1;
+        let alone = is_one(&t.spaces[server.space as usize]);
         let class = classify(&t.servers[slot as usize], alone);
         enter_class(t, slot, class);
         fault::point!("add.classed");
-        if !alone {
+        names::link(t, slot);
+        if !alone && !server.is_name() {
             self.company_changed(server.space);
         }
         warm::note(&mut self.g, slot);
-        self.touch(server.space);
+        self.touch();
         self.enqueue(slot);
         Some(slot)
     }
@@ -361,8 +381,11 @@ impl Registry<'_> {
 
     /// Takes a server out of its namespace, and frees its record unless that says that it is kept.
     pub(super) fn unlink(&mut self, slot: u32) {
+        self.drop_addresses(slot);
         let t = &mut *self.g;
-        let space = t.servers[slot as usize].space;
+        let s = &t.servers[slot as usize];
+        let (space, is_name) = (s.space, s.is_name());
+        names::unlink(t, slot);
         super::repair::before(|| t.servers[slot as usize].live = 0);
         fault::point!("remove.dead");
         leave_class(t, slot);
@@ -383,8 +406,10 @@ impl Registry<'_> {
         }
         t.header.servers -= 1;
         fault::point!("remove.freed");
-        self.touch(space);
-        self.company_changed(space);
+        self.touch();
+        if !is_name {
+            self.company_changed(space);
+        }
         self.drop_if_unused(space);
     }
 
@@ -418,22 +443,26 @@ impl Registry<'_> {
             freshen(t, slot);
         }
         fault::point!("adopt.fresh");
-        let class = classify(&t.servers[slot as usize], t.spaces[space].members == 1);
+        let class = classify(&t.servers[slot as usize], is_one(&t.spaces[space]));
         enter_class(t, slot, class);
-        self.touch(new.space);
+        self.touch();
     }
 
     /// A namespace's only server ignores `max_fails`: who is alone is looked at anew when servers
     /// come or go.
     fn company_changed(&mut self, space: u32) {
         let s = &self.g.spaces[space as usize];
-        if s.members <= 2 {
-            let (head, tail, members) = (s.member_head, s.member_tail, s.members);
-            if members > 0 {
-                reclassify(&mut self.g, head);
-            }
-            if members > 1 {
-                reclassify(&mut self.g, tail);
+        let mut left = s.members - s.names();
+        if left > 2 {
+            return;
+        }
+        let mut next = s.member_head;
+        while let Some(s) = self.g.servers.get(next as usize).filter(|_| left > 0) {
+            let (at, is_name) = (next, s.is_name());
+            next = s.member_next;
+            if !is_name {
+                reclassify(&mut self.g, at);
+                left -= 1;
             }
         }
     }
@@ -441,6 +470,7 @@ impl Registry<'_> {
     /// A sign of life: moves the server to the end of the fresh ones and ends what silence did.
     /// True when it had been known as expired.
     pub(super) fn heard_of(&mut self, slot: u32, now: Now) -> bool {
+        self.addresses_heard_of(slot, now);
         let t = &mut *self.g;
         let s = &mut t.servers[slot as usize];
         if s.flags & flag::STATIC == 0 && s.flags & (flag::EXPIRED | flag::SILENCED) != 0 {
@@ -482,7 +512,7 @@ impl Registry<'_> {
             tree::enter(t, slot);
         }
         warm::note(t, slot);
-        self.touch(s.space);
+        self.touch();
     }
 }
 
@@ -541,7 +571,8 @@ pub(super) const EMPTY: Server = Server {
     bytes: [0; 2],
     responses: [0; 5],
     route: [0; 32],
-    label: [0; 12],
+    label: [0; 8],
+    next_address: NONE,
     parent: NONE,
     timeouts_ms: Settings::DEFAULT.timeouts_ms,
     health_path: HealthPath::NONE.bytes(),

@@ -48,10 +48,18 @@ impl Network {
     }
 
     /// Whether a list of networks (`allow_servers`) lets a server in: an empty list lets in every one
-    /// that has an IP address.
+    /// that has an IP address. A name is always let in: each address that it has will be asked for.
     pub fn admit(networks: &[Self], address: &Address) -> bool {
-        let Address::Inet(ip, _) = address else { return false };
-        networks.is_empty() || networks.iter().any(|network| network.contains(*ip))
+        match address {
+            Address::Inet(ip, _) => Self::admit_ip(networks, *ip),
+            Address::Name(..) => true,
+            Address::Unix(_) => false,
+        }
+    }
+
+    /// The same of an IP address.
+    pub(super) fn admit_ip(networks: &[Self], ip: IpAddr) -> bool {
+        networks.is_empty() || networks.iter().any(|network| network.contains(ip))
     }
 
     /// Whether an address is in it. Addresses are compared in their canonical form.

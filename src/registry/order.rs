@@ -8,7 +8,7 @@
 use std::collections::BinaryHeap;
 
 use super::Registry;
-use super::member::standing;
+use super::member::{is_one, standing};
 use super::{heap, tree};
 use crate::idle::ServerKey;
 use crate::shm::{HeapEntry, Key, NONE, Server, Space, Tables, class, flag};
@@ -427,7 +427,7 @@ impl Registry<'_> {
         let mut next = s.member_head;
         while let Some(server) = self.g.servers.get(next as usize) {
             let (at, after) = (next, server.member_next);
-            let alone = self.g.spaces[space as usize].members == 1;
+            let alone = is_one(&self.g.spaces[space as usize]);
             if matches!(standing(server, alone), Standing::Ready | Standing::Standby) {
                 enter_one(&mut self.g, space, at, order);
             }
@@ -453,7 +453,7 @@ impl Registry<'_> {
         let mut next = self.g.spaces[space as usize].member_head;
         while let Some(server) = self.g.servers.get(next as usize) {
             let (at, after) = (next, server.member_next);
-            let alone = self.g.spaces[space as usize].members == 1;
+            let alone = is_one(&self.g.spaces[space as usize]);
             if matches!(standing(server, alone), Standing::Ready | Standing::Standby) {
                 enter(&mut self.g, at);
             }

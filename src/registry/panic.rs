@@ -21,7 +21,7 @@ impl Registry<'_> {
     /// How many servers of a namespace are not switched off by hand.
     fn judged(&self, space: u32) -> u32 {
         let s = &self.g.spaces[space as usize];
-        s.members - s.classes[usize::from(class::DISABLED)]
+        s.members - s.names() - s.classes[usize::from(class::DISABLED)]
     }
 
     /// Whether a namespace would be in panic if all its servers that are not switched off by hand

@@ -72,6 +72,12 @@ pub(super) fn remove(t: &mut Tables<'_>, slot: u32, list: List) {
     t.header.shared.queued -= u32::from(list == List::Queued);
 }
 
+/// Whether other nodes are told of a server, if the zone shares any. Those of `server` lines are each
+/// node's own, and so are the addresses that it finds for a name.
+pub(super) fn is_told(s: &Server) -> bool {
+    s.flags & flag::STATIC == 0 && !s.is_of_name()
+}
+
 /// A time on the monotonic clock as [`Server::changed`] has it.
 pub(super) fn stamp(mono: u64) -> u64 {
     mono + AGES
@@ -124,7 +130,7 @@ impl Registry<'_> {
                 s.changed[at] = stamp(now.mono);
             }
         }
-        if self.shares() && s.flags & flag::STATIC == 0 {
+        if self.shares() && is_told(&s) {
             s.pending |= bits;
             s.edition = s.edition.wrapping_add(1);
         }
@@ -160,7 +166,7 @@ impl Registry<'_> {
         let shares = self.shares();
         let s = &mut self.g.servers[slot as usize];
         s.flags &= !flag::AFAR;
-        if shares && s.flags & flag::STATIC == 0 {
+        if shares && is_told(s) {
             s.pending = (s.pending & !pending::FORGET) | pending::BEAT;
             s.edition = s.edition.wrapping_add(1);
             fault::point!("queue.beat");
@@ -197,7 +203,7 @@ impl Registry<'_> {
 
     /// Removes a server, and tells Redis so when the zone shares its servers.
     pub(super) fn depart(&mut self, slot: u32, now: Now) {
-        if !self.shares() || self.g.servers[slot as usize].flags & flag::STATIC != 0 {
+        if !self.shares() || !is_told(&self.g.servers[slot as usize]) {
             self.erase(slot);
             return;
         }

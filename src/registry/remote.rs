@@ -2,10 +2,10 @@
 
 use super::address::Address;
 use super::member::EMPTY;
-use super::queue::{age, stamp_of_age};
+use super::queue::{age, is_told, stamp_of_age};
 use super::settings::Settings;
 use super::space::SpaceName;
-use super::{Error, Events, Happening, Now, Registry, Rules, warm};
+use super::{Error, Events, Happening, Now, Registry, Rules, names, warm};
 use crate::shm::{Server, Shared, changed, flag, pending, reason};
 
 /// A server as Redis has it. Ages are in milliseconds.
@@ -111,7 +111,7 @@ impl Registry<'_> {
         (shared.run, shared.heard_until, shared.connected) = (0, 0, 0);
         for slot in 0..self.g.header.high_water {
             let s = &self.g.servers[slot as usize];
-            if s.live != 0 && s.flags & flag::STATIC == 0 {
+            if s.live != 0 && is_told(s) {
                 self.tell_all(slot);
             }
         }
@@ -151,6 +151,13 @@ impl Registry<'_> {
         // Each node has the `server` lines of its own configuration.
         if known.is_some_and(|slot| self.g.servers[slot as usize].flags & flag::STATIC != 0) {
             return Ok(None);
+        }
+        if let Some(slot) = known.filter(|slot| self.g.servers[*slot as usize].is_of_name()) {
+            if matches!(record.state, RecordState::Removed(_)) {
+                return Ok(None);
+            }
+            // It has been registered by itself, elsewhere.
+            self.unname(slot);
         }
         let news = known.is_none_or(|s| self.g.servers[s as usize].record_version < record.version);
         let mut last = None;
@@ -302,8 +309,9 @@ impl Registry<'_> {
             return;
         }
         new.updated_wall = now.wall.saturating_sub(last_change(live));
+        self.follow(slot, &new, names::difference(&old, &new), now);
         self.replace(slot, new);
-        self.touch(old.space);
+        self.touch();
         warm::step(&mut self.g, slot, now);
         warm::note(&mut self.g, slot);
         let changed = (old.flags ^ new.flags) & SHOWN;
@@ -379,7 +387,7 @@ impl Registry<'_> {
         let then = now.mono.saturating_sub(ago);
         let silent_flags = flag::EXPIRED | flag::SILENCED;
         let too_old = rules.ttl > 0 && ago > rules.ttl;
-        if s.flags & flag::STATIC != 0 || then <= s.heartbeat_mono + margin || too_old {
+        if !is_told(s) || then <= s.heartbeat_mono + margin || too_old {
             return;
         }
         debug_assert!(s.flags & silent_flags == 0 || s.heartbeat_mono <= then);
@@ -401,13 +409,13 @@ impl Registry<'_> {
         let end = self.g.header.high_water.min(next.saturating_add(slots));
         for slot in *next..end {
             let s = &mut self.g.servers[slot as usize];
-            if s.live != 0 && s.flags & flag::STATIC == 0 && unseen == Unseen::Wipe {
+            if s.live != 0 && is_told(s) && unseen == Unseen::Wipe {
                 // The wipe has marked those that it meant. The others came since: if Redis has lost
                 // something meanwhile, they are told again.
                 if s.flags & flag::UNSEEN == 0 {
                     self.tell_all(slot);
                 }
-            } else if s.live != 0 && s.flags & flag::STATIC == 0 {
+            } else if s.live != 0 && is_told(s) {
                 s.flags |= flag::UNSEEN;
                 if let Unseen::Drop(remembered) = unseen
                     && s.pending & pending::ADD != 0
@@ -474,7 +482,7 @@ impl Registry<'_> {
         for slot in wipe.next..end {
             let s = self.g.servers[slot as usize];
             let later = s.changed[changed::ADD] > wipe.at;
-            if s.live != 0 && s.flags & flag::STATIC == 0 {
+            if s.live != 0 && is_told(&s) {
                 self.g.servers[slot as usize].record_version = 0;
                 if later && s.pending & pending::ADD != 0 {
                     self.g.servers[slot as usize].flags &= !flag::UNSEEN;

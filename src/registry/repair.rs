@@ -7,9 +7,9 @@
 
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use super::member::{append, classify, enter_class, freshen, index};
+use super::member::{append, classify, enter_class, freshen, index, is_one};
 use super::worker::{VACANT, is_dead};
-use super::{Registry, space};
+use super::{Registry, names, space};
 use crate::shm::{Extent, JOURNAL_EMPTY, NONE, dirty, fault, flag, heap as heap_id};
 
 /// Everything stored so far is in memory before `store` runs, and `store` before what follows. A
@@ -32,6 +32,7 @@ impl Registry<'_> {
         fault::point!("repair.journal");
         let unknown = self.drop_the_dead();
         self.drop_orphans();
+        self.drop_nameless();
         self.renew_free_slots();
         self.rebuild_queue();
         fault::point!("repair.freed");
@@ -53,7 +54,6 @@ impl Registry<'_> {
                 generation: s.generation,
                 flags: s.flags,
                 orders: s.orders & 7,
-                version: s.version + 1,
                 name_len: s.name_len.min(crate::shm::SPACE_NAME_MAX as u8),
                 name: s.name,
                 heaps: [Extent::default(); heap_id::COUNT],
@@ -76,6 +76,7 @@ impl Registry<'_> {
             s.name_len = s.name_len.min(crate::shm::NAME_MAX as u8);
             s.fresh_prev = NONE;
             s.fresh_next = NONE;
+            s.next_address = NONE;
             t.header.servers += 1;
             index(t, slot);
             append(t, slot);
@@ -85,8 +86,13 @@ impl Registry<'_> {
 
         let t = &mut *self.g;
         for &slot in &members {
+            names::enlist(t, slot);
+        }
+        // Who is alone is known when the names are: see `Space::names`.
+        members.sort_by_key(|slot| !t.servers[*slot as usize].is_name());
+        for &slot in &members {
             let s = &t.servers[slot as usize];
-            let alone = t.spaces[s.space as usize].members == 1;
+            let alone = is_one(&t.spaces[s.space as usize]);
             let class = classify(s, alone);
             enter_class(t, slot, class);
             fault::point!("repair.class");

@@ -7,10 +7,10 @@ use std::collections::HashSet;
 
 use super::address::Address;
 use super::member::EMPTY;
-use super::queue::{age, set_departed_space, stamp_of_age};
+use super::queue::{age, is_told, set_departed_space, stamp_of_age};
 use super::settings::Settings;
 use super::space::{SpaceName, name_of};
-use super::{Error, Events, Happening, Now, Registry, Rules};
+use super::{Error, Events, Happening, Now, Registry, Rules, names};
 use crate::shm::{Filed, NEVER_FILED, SPACE_NAME_MAX, Server, changed, flag, pending, reason};
 
 /// Why a server is switched off, as far as that is kept. Silence is not: who comes back from the
@@ -204,8 +204,9 @@ impl Registry<'_> {
         let end = high.min(snapshot.next.saturating_add(slots));
         for slot in snapshot.next..end {
             let s = &self.g.servers[slot as usize];
-            // Who was removed is kept until other nodes have been told.
-            if s.live != 0 || (s.is_departed() && s.pending != 0) {
+            // Who was removed is kept until other nodes have been told. The addresses of a name are
+            // found again.
+            if (s.live != 0 && !s.is_of_name()) || (s.is_departed() && s.pending != 0) {
                 into.push(Copied::new(self.space_bytes(s), slot, s));
             }
         }
@@ -279,7 +280,10 @@ impl Registry<'_> {
         let Some(space) = space else { return };
         let known = self.find_space(space).and_then(|s| self.find(s.slot, &saved.address));
         match known {
+            Some(slot) if self.g.servers[slot as usize].is_of_name() && saved.is_static => {}
             Some(slot) => {
+                // There it has been registered by itself.
+                self.unname(slot);
                 self.take_over(slot, saved, now);
                 self.share_heartbeat(slot, saved.heard, rules, now, events);
             }
@@ -314,7 +318,7 @@ impl Registry<'_> {
             let mut key = String::new();
             for slot in merge.slot..end {
                 let s = &self.g.servers[slot as usize];
-                if s.live == 0 || s.flags & flag::STATIC != 0 || s.number >= merge.gone_below {
+                if s.live == 0 || !is_told(s) || s.number >= merge.gone_below {
                     continue;
                 }
                 key.clear();
@@ -432,8 +436,9 @@ impl Registry<'_> {
             saved.settings.apply(&mut new);
         }
         switch(&mut new, saved);
+        self.follow(slot, &new, names::difference(&old, &new), now);
         self.replace(slot, new);
-        self.touch(old.space);
+        self.touch();
     }
 
     /// Takes a sign of life that came to the other nginx.

@@ -193,10 +193,9 @@ impl Registry<'_> {
         }
     }
 
-    /// Notes a change of a namespace.
-    pub(super) fn touch(&mut self, space: u32) {
+    /// Notes a change.
+    pub(super) fn touch(&mut self) {
         self.g.header.version += 1;
-        self.g.spaces[space as usize].version += 1;
     }
 }
 
@@ -206,7 +205,6 @@ pub(super) const EMPTY: Space = Space {
     generation: 0,
     flags: 0,
     orders: 0,
-    version: 0,
     hash_next: NONE,
     name_len: 0,
     member_head: NONE,

@@ -1,13 +1,15 @@
 //! What a new configuration brings: its namespaces, its `server` lines, and the servers of the zone
 //! that it replaces.
 
+use std::collections::HashMap;
+
 use super::address::Address;
 use super::life::is_enabled;
 use super::member::EMPTY;
 use super::settings::Settings;
 use super::space::{SpaceName, name_of};
 use super::{Error, Events, Happening, Now, Registry, Rules};
-use crate::shm::{Server, Shared, Tables, fault, flag, reason};
+use crate::shm::{NONE, Server, Shared, Tables, fault, flag, reason};
 
 /// A `server` line.
 #[derive(Clone, Debug)]
@@ -44,6 +46,8 @@ impl Registry<'_> {
             .filter(|slot| old.g.servers[*slot as usize].live != 0)
             .collect();
         order.sort_unstable_by_key(|slot| old.g.servers[*slot as usize].number);
+        // A name comes before its addresses: it has the lower number.
+        let mut moved = HashMap::new();
         for slot in order {
             let s = old.g.servers[slot as usize];
             let t: &Tables<'_> = &old.g;
@@ -53,9 +57,20 @@ impl Registry<'_> {
                 Ok(space) => {
                     // Turns count from the virtual time of a zone: here it starts anew.
                     // The counts that this node has told are those of the old zone.
-                    let server = Server { space: space.slot, turn: [0; 2], told_mean: 0, ..s };
+                    let parent = match moved.get(&s.parent) {
+                        Some(parent) => *parent,
+                        None if s.is_of_name() => continue,
+                        None => NONE,
+                    };
+                    let server =
+                        Server { space: space.slot, turn: [0; 2], told_mean: 0, parent, ..s };
                     match self.insert(server) {
-                        Some(to) => self.g.checks[to as usize] = old.g.checks[slot as usize],
+                        Some(new) => {
+                            self.g.checks[new as usize] = old.g.checks[slot as usize];
+                            if s.is_name() {
+                                moved.insert(slot, new);
+                            }
+                        }
                         None => full = Some(Error::Full("server")),
                     }
                     fault::point!("succeed.server");
@@ -205,6 +220,10 @@ impl Registry<'_> {
         if known.is_none_or(|slot| self.g.servers[slot as usize].flags & flag::STATIC == 0) {
             s.heartbeat_mono = now.mono;
             s.heartbeat_wall = now.wall;
+        }
+        if let Some(slot) = known {
+            self.unname(slot);
+            (s.parent, s.next_address) = (NONE, NONE);
         }
         match known {
             Some(slot) if unchanged(&self.g.servers[slot as usize], &s) => {

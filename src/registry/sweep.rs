@@ -92,7 +92,7 @@ impl Registry<'_> {
     pub(super) fn revive(&mut self, slot: u32, now: Now, events: &mut Events) {
         let s = self.g.servers[slot as usize];
         self.end_silence(slot, s, now);
-        if self.g.servers[slot as usize].flags & flag::DISABLED == 0 {
+        if s.flags & flag::DISABLED == 0 && !s.is_of_name() {
             self.say(Happening::Back, slot, events);
         }
     }
@@ -110,8 +110,9 @@ impl Registry<'_> {
             self.expire(slot, now, events);
         }
         let s = self.g.servers[slot as usize];
-        // One switched off by hand waits for the hand that switches it on.
-        if s.flags & flag::DISABLED != 0 {
+        // One switched off by hand waits for the hand that switches it on; an address goes the way of
+        // its name.
+        if s.flags & flag::DISABLED != 0 || s.is_of_name() {
             return;
         }
         sweep.expired += 1;
@@ -136,6 +137,7 @@ impl Registry<'_> {
             let flags = s.flags | flag::SILENCED;
             let disabled_reason = reason::HEARTBEAT_TIMEOUT;
             let (disabled_wall, updated_wall) = (now.wall, now.wall);
+            self.silence_addresses(slot, now);
             self.replace(slot, Server { flags, disabled_reason, disabled_wall, updated_wall, ..s });
             sweep.disabled += 1;
         }

@@ -7,6 +7,7 @@ mod health;
 mod history;
 mod life;
 mod model;
+mod names;
 mod panic;
 mod points;
 mod remote;

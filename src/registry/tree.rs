@@ -278,7 +278,7 @@ fn position(t: &Tables<'_>, server: u32) -> Option<u32> {
 
 /// Whether a server has its place in the tree of its namespace.
 pub(super) fn belongs(t: &Tables<'_>, s: &Server) -> bool {
-    t.spaces[s.space as usize].orders & KEPT != 0 && group(s) == Group::Primary
+    t.spaces[s.space as usize].orders & KEPT != 0 && group(s) == Group::Primary && !s.is_name()
 }
 
 /// Puts a server where it belongs, with the weight and the class that it now has; does nothing

@@ -3,7 +3,7 @@
 use super::address::printed;
 use super::health::{CheckView, rule_of};
 use super::life::{Afar, is_enabled};
-use super::member::{on_all_nodes, standing};
+use super::member::{is_one, on_all_nodes, standing};
 use super::order::Standing;
 use super::space::{SpaceRef, name_of};
 use super::{Now, Registry, Rules};
@@ -25,6 +25,8 @@ pub enum State {
     Unhealthy,
     /// Silent.
     Expired,
+    /// A name that has no address.
+    Unresolved,
 }
 
 impl State {
@@ -36,6 +38,7 @@ impl State {
             State::Down => "down",
             State::Unhealthy => "unhealthy",
             State::Expired => "expired",
+            State::Unresolved => "unresolved",
         }
     }
 }
@@ -47,6 +50,9 @@ pub struct ServerView {
     /// The printed address, in place: no memory is asked for while the lock is held.
     name: [u8; NAME_MAX],
     name_len: u8,
+    /// The same of the name that it is an address of; empty when it is of none.
+    of: [u8; NAME_MAX],
+    of_len: u8,
     pub port: u16,
     pub connections: u32,
     pub local_connections: u32,
@@ -75,12 +81,14 @@ pub struct ServerView {
 }
 
 impl ServerView {
-    fn new(s: &Server, rules: &Rules, afar: Afar, now: Now) -> Self {
+    fn new(s: &Server, of: Option<&Server>, rules: &Rules, afar: Afar, now: Now) -> Self {
         let silent = rules.silent(s, afar, now);
         let ready = s.class == u32::from(class::READY);
         Self {
             name: s.name,
             name_len: printed(s).len() as u8,
+            of: of.map_or([0; NAME_MAX], |of| of.name),
+            of_len: of.map_or(0, |of| printed(of).len() as u8),
             port: s.port,
             connections: on_all_nodes(s),
             local_connections: s.conns,
@@ -114,6 +122,12 @@ impl ServerView {
         std::str::from_utf8(&self.name[..usize::from(self.name_len)]).unwrap_or_default()
     }
 
+    /// The name, `host:port`, that it is an address of.
+    pub fn of_name(&self) -> Option<&str> {
+        let name = std::str::from_utf8(&self.of[..usize::from(self.of_len)]).unwrap_or_default();
+        (!name.is_empty()).then_some(name)
+    }
+
     /// The address without its port, and without brackets.
     pub fn host(&self) -> &str {
         let addr = self.addr();
@@ -137,6 +151,8 @@ fn state(s: &Server, silent: bool) -> State {
         State::Unhealthy
     } else if has(flag::DRAINING) {
         State::Draining
+    } else if s.class == u32::from(class::UNRESOLVED) {
+        State::Unresolved
     } else {
         State::Up
     }
@@ -237,9 +253,11 @@ impl Registry<'_> {
     ) {
         let rules = &self.in_force(rules);
         self.walk(space, cursor, slice, |r, slot| {
-            let view = ServerView::new(&r.g.servers[slot as usize], rules, r.afar(), now);
-            let is_checked = rule_of(r.g.spaces[space.slot as usize].flags).is_some();
-            let health = is_checked.then(|| CheckView::new(&r.g.checks[slot as usize], now));
+            let s = &r.g.servers[slot as usize];
+            let of = r.g.servers.get(s.parent as usize);
+            let view = ServerView::new(s, of, rules, r.afar(), now);
+            let rule = rule_of(r.g.spaces[space.slot as usize].flags).filter(|_| !s.is_name());
+            let health = rule.map(|_| CheckView::new(&r.g.checks[slot as usize], now));
             into.push(ServerView { health, ..view });
         });
     }
@@ -257,6 +275,10 @@ impl Registry<'_> {
         let rules = &self.in_force(rules);
         self.walk(space, cursor, slice, |r, slot| {
             let s = &r.g.servers[slot as usize];
+            // Its addresses are counted instead.
+            if s.class == u32::from(class::NAME) {
+                return;
+            }
             let silent = rules.silent(s, r.afar(), now);
             let enabled = is_enabled(s);
             let by_hand = s.flags & flag::DISABLED != 0;
@@ -267,7 +289,7 @@ impl Registry<'_> {
             health.enabled_servers += u64::from(enabled);
             health.active_servers += u64::from(enabled && !silent);
             health.expired_servers += u64::from(silent && !by_hand);
-            let alone = r.g.spaces[s.space as usize].members == 1;
+            let alone = is_one(&r.g.spaces[s.space as usize]);
             let in_orders = match standing(s, alone) {
                 Standing::Ready => true,
                 Standing::Standby => r.in_panic(s.space),
@@ -284,7 +306,7 @@ impl Registry<'_> {
         let mut n = 0;
         self.walk(space, cursor, slice, |r, slot| {
             r.reset_one(slot);
-            n += 1;
+            n += u64::from(r.g.servers[slot as usize].class != u32::from(class::NAME));
         });
         n
     }

@@ -53,7 +53,8 @@ fn grow(t: &mut Tables<'_>, slot: u32, now: Now) {
 pub(super) fn note(t: &mut Tables<'_>, slot: u32) {
     let len = (t.header.warming_len as usize).min(WARMING);
     let known = t.header.warming[..len].contains(&slot);
-    if t.servers[slot as usize].warmth > 0 && !known && len < WARMING {
+    let s = &t.servers[slot as usize];
+    if s.warmth > 0 && !s.is_name() && !known && len < WARMING {
         t.header.warming[len] = slot;
         t.header.warming_len = len as u32 + 1;
     }

@@ -6,7 +6,7 @@ use super::records::{Checks, Header, HeapEntry, LedgerEntry, Server, Slots, Spac
 
 /// Version of the layout: a zone made by other code is not read, its successor copies from it only
 /// when this number is the same.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// The smallest useful arena, in bytes.
 pub const MIN_ARENA: usize = 96 * 1024;

@@ -18,7 +18,8 @@ pub const NAME_MAX: usize = 112;
 pub const HEALTH_PATH_MAX: usize = 48;
 
 /// The classes a server can be in: exactly one at a time, the first that applies in this order of
-/// precedence, save that [`class::READY`] means that none does.
+/// precedence, save that [`class::READY`] means that none does, and that names are in the last two
+/// whatever else they are.
 pub mod class {
     /// In rotation.
     pub const READY: u8 = 0;
@@ -36,8 +37,12 @@ pub mod class {
     pub const FAILED: u8 = 6;
     /// Carries `max_conns` requests.
     pub const AT_MAX: u8 = 7;
+    /// Not a server but a name, whose addresses are servers of their own.
+    pub const NAME: u8 = 8;
+    /// A name that has no address.
+    pub const UNRESOLVED: u8 = 9;
     /// Number of classes.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 10;
 }
 
 /// Bits of [`Server::flags`].
@@ -71,6 +76,10 @@ pub mod flag {
     /// It was removed, and the slot is kept to tell Redis so, and for a while after. It is not `live`
     /// then; its namespace stands in `route` and `health_path`.
     pub const DEPARTED: u32 = 1 << 12;
+    /// Of a name: the resolver has not answered when it was asked last, and the log says so.
+    pub const LOST: u32 = 1 << 16;
+    /// Of a name: the last answer was that there is no such name, or no address, and the log says so.
+    pub const NOT_FOUND: u32 = 1 << 17;
 }
 
 /// Bits of [`Server::pending`]: what Redis is still to be told of a server.
@@ -350,13 +359,11 @@ pub struct Space {
     pub name_len: u8,
     /// Next in the hash chain, or in the list of free ones.
     pub hash_next: u32,
-    /// Grows with each change but counts and heartbeats.
-    pub version: u64,
     /// First of the servers, in the order of their numbers.
     pub member_head: u32,
     /// Last of the servers.
     pub member_tail: u32,
-    /// Servers in all.
+    /// Servers in all, names among them.
     pub members: u32,
     /// Servers that come from `server` lines.
     pub statics: u32,
@@ -381,11 +388,31 @@ pub struct Space {
     pub name: [u8; SPACE_NAME_MAX],
 }
 
+impl Space {
+    /// How many members are names, whose addresses are members beside them.
+    #[inline]
+    pub fn names(&self) -> u32 {
+        self.classes[usize::from(class::NAME)] + self.classes[usize::from(class::UNRESOLVED)]
+    }
+}
+
 impl Server {
     /// Its slot is kept though it was removed.
     #[inline]
     pub fn is_departed(&self) -> bool {
         self.flags & flag::DEPARTED != 0
+    }
+
+    /// It is no server itself but a name: the registration of what the resolver finds.
+    #[inline]
+    pub fn is_name(&self) -> bool {
+        self.family == 0
+    }
+
+    /// It is an address that a name was resolved to, and is there because of that alone.
+    #[inline]
+    pub fn is_of_name(&self) -> bool {
+        self.parent != NONE
     }
 }
 
@@ -453,7 +480,7 @@ pub struct Server {
     /// Servers of the namespace, by heartbeat.
     pub fresh_next: u32,
 
-    /// Address family: 4, 6, or 1 for a unix socket.
+    /// Address family: 4, 6, 1 for a unix socket, or 0 for a name, which has no address itself.
     pub family: u8,
     /// Length of `name`.
     pub name_len: u8,
@@ -461,7 +488,7 @@ pub struct Server {
     pub port: u16,
     /// The address; the first four bytes for IPv4.
     pub ip: [u8; 16],
-    /// The address as printed, `host:port`.
+    /// The address, or the name, as printed: `host:port`.
     pub name: [u8; NAME_MAX],
 
     /// One of [`reason`].
@@ -509,7 +536,10 @@ pub struct Server {
     /// Name for sticky routes.
     pub route: [u8; 32],
     /// Free text for people.
-    pub label: [u8; 12],
+    pub label: [u8; 8],
+    /// Of a name: the first of its addresses; of one of these: the next; [`NONE`] when there is no
+    /// more. Derived.
+    pub next_address: u32,
     /// Milliseconds that requests to it wait for a connection, between two writes and between two
     /// reads; 0: as the location says. Indexed by [`timeout`].
     pub timeouts_ms: [u32; 3],

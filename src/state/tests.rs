@@ -67,7 +67,7 @@ fn any_address() -> impl Strategy<Value = (Address, bool)> {
 }
 
 fn any_settings() -> impl Strategy<Value = Settings> {
-    let path = prop_oneof![Just(String::new()), "/[!-~]{0,47}"];
+    let path = prop_oneof![Just(String::new()), "/[!-\"$-~]{0,47}"];
     (0..9u32, 0..20_000u32, 0..3_600_000u32, any::<[u32; 3]>(), path).prop_map(
         |(max_fails, fail_timeout_ms, slow_start_ms, timeouts_ms, path)| Settings {
             max_fails,
@@ -252,7 +252,9 @@ fn structure_is_strict() {
         "::1:80",
         "0.0.0.0:80",
         "[10.0.0.1]:80",
-        "example.com:80",
+        "Example.com:80.",
+        "example..com:80",
+        "1.2.3:80",
         "unix:/run/a",
         "",
     ] {

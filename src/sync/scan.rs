@@ -310,7 +310,7 @@ struct Meta {
 
 impl Entry<'_> {
     fn read(&self) -> Result<Item, String> {
-        let address = Address::parse(self.addr).ok_or("it is no IP address and port")?;
+        let address = Address::parse(self.addr).ok_or("it is no IP address or name and port")?;
         let canonical = address.to_string();
         if canonical != self.addr {
             return Err(format!("write it as \"{canonical}\""));

@@ -25,6 +25,7 @@ use RegistryTest::BackendGrpc;
 use RegistryTest::BackendProbed;
 use RegistryTest::Client qw(http raw curl form uri_escape);
 use RegistryTest::Clock;
+use RegistryTest::Dns;
 use RegistryTest::Fault;
 use RegistryTest::Load;
 use RegistryTest::Node;
@@ -69,6 +70,8 @@ sub redis    { my ($class, %opt) = @_; return RegistryTest::Redis->new(%opt) }
 sub cluster  { my ($class, %opt) = @_; return RegistryTest::Redis->cluster(%opt) }
 sub sentinel { my ($class, %opt) = @_; return RegistryTest::Sentinel->new(%opt) }
 sub proxy    { my ($class, $target, %opt) = @_; return RegistryTest::Proxy->new($target, %opt) }
+# Names and addresses: see the module.
+sub dns      { my ($class, %opt) = @_; return RegistryTest::Dns->new(%opt) }
 # A wall clock that is so many seconds off.
 sub clock    { my ($class, $seconds) = @_; return RegistryTest::Clock->new($seconds) }
 

@@ -29,8 +29,14 @@ impl Site {
         let client = self.client;
         let body_kind = BodyKind::Form;
         let request = Request { endpoint, method, query, body, body_kind, client };
-        let door =
-            Door { namespace: None, access: self.access, allow: &[], slow_starts: &[], node: None };
+        let door = Door {
+            namespace: None,
+            access: self.access,
+            allow: &[],
+            slow_starts: &[],
+            node: None,
+            resolver: true,
+        };
         answer(&request, &door, self.zone, &RULES, self.now, &mut Events::default())
     }
 

@@ -67,7 +67,7 @@ fn a_worker_killed_with_the_lock_leaves_a_whole_zone() {
             (s.fresh_next, s.turn) = (9, [u64::MAX; 2]);
         }
         g.spaces[0].heaps = Default::default();
-        g.spaces[0].classes = [7; 8];
+        g.spaces[0].classes = [7; crate::shm::class::COUNT];
         std::mem::forget(registry);
     });
     b.check();

@@ -33,6 +33,10 @@ type Step = fn(&mut World);
 /// Where a process dies, and in which life.
 type Death = (&'static str, fn() -> World, &'static [Step]);
 
+fn named_address(n: u8) -> Address {
+    Address::Inet(std::net::Ipv4Addr::new(10, 0, 0, n).into(), 80)
+}
+
 fn picture(zone: &Zone) -> Picture {
     let r = Registry::lock(zone).unwrap();
     let t = &*r.g;
@@ -114,6 +118,27 @@ impl World {
     fn in_space<T>(&mut self, f: impl FnOnce(&mut Registry<'_>, SpaceRef) -> T) -> T {
         let found = self.b.found().unwrap();
         f(&mut self.b.registry(), found)
+    }
+
+    /// Does something with the name that these tests have.
+    fn name(
+        &mut self,
+        f: impl FnOnce(&mut Registry<'_>, &Registration, Now, &mut Events) -> Result<(), Error>,
+    ) {
+        let name = Registration::of(Address::Name("app".to_owned(), 80));
+        f(&mut self.b.registry(), &name, self.b.now, &mut self.b.events).unwrap();
+    }
+
+    /// The resolver says that it has these addresses.
+    fn resolves(&mut self, all: &[u8]) {
+        let all = all.iter().map(|n| match named_address(*n) {
+            Address::Inet(ip, _) => ip,
+            _ => unreachable!(),
+        });
+        let (mut names, found) = (Vec::new(), Found::sift(all.collect(), &[]));
+        let mut r = self.b.registry();
+        r.find_names(&mut 0, u32::MAX, &mut names);
+        r.take_addresses(names[0], &found, self.b.now, &mut self.b.events).unwrap();
     }
 
     fn end_one(&mut self, verdict: Verdict) {
@@ -284,6 +309,51 @@ const OUTSIDE: &[Step] = &[
     |w| w.b.registry().leave(std::mem::replace(&mut w.b.worker, Worker::spectator())),
 ];
 
+/// The life of a name.
+const NAMES: &[Step] = &[
+    |w| w.b.worker = w.b.registry().join(2),
+    |w| w.name(|r, name, now, events| r.add(space(), name, &RULES, now, events).map(drop)),
+    |w| w.resolves(&[200, 201, 202]),
+    |w| w.flights.extend((0..30).map(|_| w.b.take().unwrap().0)),
+    |w| w.resolves(&[200, 202, 203, 204]),
+    |w| {
+        w.name(|r, name, now, _| {
+            let found = r.find_space(space());
+            r.set_weight(found, &name.address, 7, now).map(drop)
+        });
+    },
+    |w| {
+        w.name(|r, name, now, events| {
+            let found = r.find_space(space());
+            r.toggle(found, &name.address, false, now, events).map(drop)
+        });
+    },
+    |w| {
+        w.name(|r, name, now, events| {
+            let found = r.find_space(space());
+            r.toggle(found, &name.address, true, now, events).map(drop)
+        });
+    },
+    |w| {
+        w.b.passes(10);
+        w.name(|r, name, now, events| r.add(space(), name, &RULES, now, events).map(drop));
+    },
+    |w| {
+        // One of them is registered by itself.
+        w.name(|r, name, now, events| {
+            let own = Registration { address: named_address(202), ..name.clone() };
+            r.add(space(), &own, &RULES, now, events).map(drop)
+        });
+    },
+    |w| w.end_one(Verdict::Fine),
+    |w| {
+        w.name(|r, name, now, events| {
+            let found = r.find_space(space());
+            r.remove(found, &name.address, now, events)
+        });
+    },
+];
+
 /// What is told to other nodes, and what departed servers leave.
 const SHARING: &[Step] = &[
     |w| w.b.registry().share(true),
@@ -298,6 +368,16 @@ const SHARING: &[Step] = &[
         w.b.passes(61_000);
         let now = w.b.now;
         w.b.registry().forget_old_departed(now);
+    },
+    |w| w.b.tell(),
+    |w| w.name(|r, name, now, events| r.add(space(), name, &RULES, now, events).map(drop)),
+    |w| w.resolves(&[200, 201]),
+    |w| w.b.tell(),
+    |w| {
+        w.name(|r, name, now, events| {
+            let found = r.find_space(space());
+            r.remove(found, &name.address, now, events)
+        });
     },
     |w| w.b.tell(),
 ];
@@ -378,6 +458,7 @@ fn a_worker_that_dies_at_a_marked_point_leaves_the_old_or_the_new() {
     let mut passed = die_everywhere(World::new, LIFE, &[1, 2, 5, 17]);
     passed.extend(die_everywhere(World::new, GROWTH, &[1, 20, 200]));
     passed.extend(die_everywhere(World::full, OUTSIDE, &[1, 2, 4]));
+    passed.extend(die_everywhere(World::new, NAMES, &[1, 2, 4]));
     passed.extend(die_everywhere(World::new, SHARING, &[1, 2, 5]));
     passed.extend(die_everywhere(World::new, RELOADS, &[1, 2, 3, 5]));
     // A point that nothing here passes is one that no death was tried at.
@@ -415,12 +496,13 @@ fn a_master_that_dies_while_it_moves_servers_leaves_the_old_zone_as_it_was() {
 fn a_repair_that_is_cut_short_is_done_again() {
     let at = shared_word();
     let mut passed = BTreeSet::new();
-    let first: [Death; 7] = [
+    let first: [Death; 8] = [
         ("lock.taken", World::new, LIFE),
         ("add.live", World::new, LIFE),
         ("remove.dead", World::new, LIFE),
         ("journal.half", World::new, LIFE),
         ("space.live", World::new, LIFE),
+        ("names.unlinked", World::new, NAMES),
         ("book.outside", World::full, OUTSIDE),
         ("recount.half", World::full, OUTSIDE),
     ];
@@ -461,6 +543,7 @@ fn every_point_stands_in_the_sources_once() {
         include_str!("../heap.rs"),
         include_str!("../life.rs"),
         include_str!("../member.rs"),
+        include_str!("../names.rs"),
         include_str!("../queue.rs"),
         include_str!("../repair.rs"),
         include_str!("../space.rs"),

@@ -29,6 +29,7 @@ our @ISA = ('RegistryTest::Node');
 my @GROUPS = (
     [ full   => qr/^(?:recount\.|restate\.|(?:book|unbook|leave)\.outside$|heap\.compacting$)/ ],
     [ life   => qr/^(?:join|leave|reap|elect)\./ ],
+    [ names  => qr/^names\./ ],
     [ share  => qr/^(?:queue|depart)\./ ],
     [ master => qr/^(?:cycle|succeed|configure|adopt)\./ ],
     [ repair => qr/^repair\./ ],
