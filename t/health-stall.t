@@ -8,16 +8,13 @@ use lib "$FindBin::Bin/lib";
 use RegistryTest;
 require "$FindBin::Bin/health.pl";
 
-our $node;
+our ($node, $PIECES);
 my $COUNT = 20;
 my @once = ('fails=1', 'passes=1', 'interval=' . ms(0.05));
 my $certificates = RegistryTest::Redis->certificates;
-# Each kind takes several turns of the event loop: connecting, a handshake, an answer in pieces.
-my $pieces = [ 'read', [ send => "HTTP/1.1 200 OK\r\nContent-Le" ], [ wait => 0.02 ], [ send => "ngth: 4\r\n\r\nwe" ], [ wait => 0.02 ], [ send => 'll' ], 'close' ];
-
 for my $workers (1, 2) {
     subtest "$workers worker" . ($workers > 1 ? 's, one of which stalls' : '') => sub {
-        my $probed = RegistryTest->probed(count => $COUNT, how => $pieces);
+        my $probed = RegistryTest->probed(count => $COUNT, how => $PIECES);
         my $plain = RegistryTest->probed(count => $COUNT, how => 'ok');
         my $tls = RegistryTest->nginx(modules => [], workers => 1, worker_connections => 2048, http => "access_log off;
             server { listen 127.0.0.1:%%PORT%% ssl; ssl_certificate $certificates/server.pem; ssl_certificate_key $certificates/server.key;
@@ -42,9 +39,9 @@ for my $workers (1, 2) {
         if ($workers > 1) {
             my ($worker) = $node->workers;
             kill 'STOP', $worker;
-            sleep 2.5 * time_scale();
+            sleep 2 * time_scale();
             my $seen = $probed->count;
-            sleep 1.5 * time_scale();
+            sleep 1.3 * time_scale();
             my %checked = map { $_->{who} => 1 } $probed->log($seen);
             kill 'CONT', $worker;
             is(scalar keys %checked, $COUNT, 'the other worker checks all servers meanwhile');

@@ -11,6 +11,12 @@ our $node;
 # Between two checks where a test does not say otherwise.
 our $INTERVAL = 0.1 * time_scale();
 
+# A script for probed servers that takes several turns of a worker's event loop.
+our $PIECES = [
+    'read', [ send => "HTTP/1.1 200 OK\r\nContent-Le" ], [ wait => 0.02 ], [ send => "ngth: 4\r\n\r\nwe" ], [ wait => 0.02 ],
+    [ send => 'll' ], 'close',
+];
+
 sub ms { my ($seconds) = @_; return int(1000 * $seconds * time_scale() + 0.5) . 'ms' }
 
 # A parameter list for health_check: quick checks, with what is said instead. check('type=tcp', 'fails=1').

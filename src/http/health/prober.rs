@@ -228,7 +228,9 @@ impl Caller for Probe {
             }
         };
         let now = now();
-        if result.is_err() && self.stalls.borrow().spoil(&self.claim, &self.rules, now.mono) {
+        if let Err(trouble) = result
+            && self.stalls.borrow().spoil(&self.claim, &self.rules, trouble, now.mono)
+        {
             return self.repeat();
         }
         // SAFETY: a prober ends its calls before the configuration that they belong to goes.
@@ -289,11 +291,21 @@ impl Stalls {
 
     /// Whether a failure says more about this worker than about the server: it was found too late, or
     /// after the worker had not looked for a good part of the time that the server had.
-    fn spoil(&self, claim: &Claim, rules: &CheckRules, now: u64) -> bool {
+    ///
+    /// A server that does not answer is told from a worker that does not listen even where the worker
+    /// stands still again and again: it is enough that it looked for half of the time, and at its end.
+    fn spoil(&self, claim: &Claim, rules: &CheckRules, trouble: Trouble, now: u64) -> bool {
         let much = (rules.timeout / 4).clamp(STALL, 500);
-        let is_late = now > claim.begun() + rules.timeout + much;
+        let end_of_time = claim.begun() + rules.timeout;
+        let is_late = now > end_of_time + much;
         let stands = now > self.last + self.tick + much;
-        let stood = self.lately.iter().any(|(end, len)| *end > claim.begun() && *len > much);
-        is_late || stands || stood
+        let stood = self.lately.iter().filter(|(end, _)| *end > claim.begun());
+        let spoiled = if trouble == Trouble::Timeout {
+            let lost: u64 = stood.clone().map(|(end, len)| *len.min(&(end - claim.begun()))).sum();
+            lost > rules.timeout / 2 || stood.clone().any(|(end, _)| *end >= end_of_time)
+        } else {
+            stood.clone().any(|(_, len)| *len > much)
+        };
+        is_late || stands || spoiled
     }
 }
