@@ -6,7 +6,7 @@
  * "choices UPSTREAM;" in a location. GET LOCATION?N makes choices for N milliseconds of this thread's
  * CPU time and answers "choices=N ns=N failed=N". As many requests as the load of the other
  * rows has are on servers at a time: so many are chosen for, then all are released. Each has another
- * client's address and other $args. Pools and requests are made and destroyed outside of what is timed.
+ * client's address and other $args. Requests are made outside of what is timed.
  */
 #include <ngx_config.h>
 #include <ngx_core.h>
@@ -14,9 +14,11 @@
 
 #include <time.h>
 
-enum { IN_FLIGHT = 64, LONGEST = 60000 };
+/* A pool has room for all that one request needs, so that what is timed asks for no memory. */
+enum { IN_FLIGHT = 64, LONGEST = 60000, POOL = 16384 };
 
 typedef struct {
+    ngx_pool_t          *pool;
     ngx_http_request_t  *request;
     ngx_connection_t     client;
     struct sockaddr_in   address;
@@ -77,25 +79,18 @@ mix(uint64_t n)
 static ngx_int_t
 make(ngx_http_request_t *r, choice_t *choice, uint64_t seed)
 {
-    ngx_pool_t                 *pool = ngx_create_pool(4096, r->connection->log);
-    ngx_http_request_t         *made;
+    ngx_http_request_t         *made = ngx_palloc(choice->pool, sizeof(*made));
     ngx_http_core_main_conf_t  *cmcf = ngx_http_get_module_main_conf(r, ngx_http_core_module);
 
-    if (pool == NULL) {
-        return NGX_ERROR;
-    }
-    made = ngx_palloc(pool, sizeof(*made));
     if (made == NULL) {
-        ngx_destroy_pool(pool);
         return NGX_ERROR;
     }
     *made = *r;
-    made->pool = pool;
+    made->pool = choice->pool;
     made->main = made;
-    made->upstream = ngx_pcalloc(pool, sizeof(ngx_http_upstream_t));
-    made->variables = ngx_pcalloc(pool, cmcf->variables.nelts * sizeof(ngx_http_variable_value_t));
+    made->upstream = ngx_pcalloc(made->pool, sizeof(ngx_http_upstream_t));
+    made->variables = ngx_pcalloc(made->pool, cmcf->variables.nelts * sizeof(ngx_http_variable_value_t));
     if (made->upstream == NULL || made->variables == NULL) {
-        ngx_destroy_pool(pool);
         return NGX_ERROR;
     }
     made->upstream->peer.log = r->connection->log;
@@ -112,6 +107,21 @@ make(ngx_http_request_t *r, choice_t *choice, uint64_t seed)
     made->args.len = (size_t) (ngx_sprintf(choice->args, "key=%uL", mix(~seed) >> 24) - choice->args);
     choice->request = made;
     return NGX_OK;
+}
+
+/* What nginx does with the pool of a request that has ended, but that the memory is kept for the next. */
+static void
+end(choice_t *choice)
+{
+    ngx_pool_cleanup_t  *c;
+
+    for (c = choice->pool->cleanup; c; c = c->next) {
+        if (c->handler) {
+            c->handler(c->data);
+        }
+    }
+    choice->pool->cleanup = NULL;
+    ngx_reset_pool(choice->pool);
 }
 
 /* So many choices, and their releases: the nanoseconds that it took. */
@@ -156,15 +166,24 @@ answer(ngx_http_request_t *r)
     if (wanted < 1 || wanted > LONGEST) {
         return NGX_HTTP_BAD_REQUEST;
     }
+    for (i = 0; i < IN_FLIGHT; i++) {
+        choices[i].pool = ngx_create_pool(POOL, r->connection->log);
+        if (choices[i].pool == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
     while (took < (uint64_t) wanted * 1000000 && made == IN_FLIGHT) {
         for (made = 0; made < IN_FLIGHT && make(r, &choices[made], seed++) == NGX_OK; made++) { /* void */ }
         if (made == IN_FLIGHT) {
             took += choose(conf->upstream, choices, &failed);
             count += IN_FLIGHT;
         }
-        for (i = 0; i < made; i++) {
-            ngx_destroy_pool(choices[i].request->pool);
+        for (i = 0; i < IN_FLIGHT; i++) {
+            end(&choices[i]);
         }
+    }
+    for (i = 0; i < IN_FLIGHT; i++) {
+        ngx_destroy_pool(choices[i].pool);
     }
     if (made < IN_FLIGHT || ngx_http_discard_request_body(r) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;

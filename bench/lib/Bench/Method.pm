@@ -51,7 +51,10 @@ sub _module {
         wait_until(sub { !alive($pid) }, 600, 0.05);
         return defined exit_status($pid) && exit_status($pid) == 0;
     };
-    my $wrong = sub { return (undef, $missing = "$_[0]: " . ((split /\n/, slurp($log))[-1] || 'it does not say why')) };
+    my $wrong = sub {
+        my ($why) = slurp($log) =~ /^(.*error:.*)/m;
+        return (undef, $missing = "$_[0]: " . (defined $why ? $why : 'it does not say why'));
+    };
     $run->("$dir/env", "$HERE/../scripts/build", '--nginx', $Bench::System::NGINX, '--env')
         or return $wrong->('no headers of this nginx');
     my ($source, $build) = slurp("$dir/env") =~ /NGINX_SOURCE_DIR=(\S+) NGINX_BUILD_DIR=(\S+)/;
