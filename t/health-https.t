@@ -23,7 +23,7 @@ my $tls = RegistryTest->nginx(modules => [], workers => 1, http => qq{
     server { listen 127.0.0.1:%%PORT_client%% ssl; $own ssl_client_certificate $certificates/ca.pem; ssl_verify_client on; return 200 well; }
     server { listen 127.0.0.1:%%PORT_refuses%% ssl; $own ssl_reject_handshake on; }
     server { listen 127.0.0.1:%%PORT_http%%; return 200 well; }
-    server { listen unix:%%DIR%%/tls.sock ssl; $own return 200 well; }
+    server { listen unix:%%DIR%%/tls.sock ssl; $own access_log off; return 200 well; }
 });
 spew($tls->dir . '/html/big', 'x' x 200_000 . 'well');
 my @check = ('type=https', 'fails=1', 'passes=1', 'timeout=' . ms(1));
