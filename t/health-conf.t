@@ -555,7 +555,7 @@ registry main 128k {
 registry main 128k {
     health_check keepalive=1;
 }
---- refused: "health_check": invalid parameter "keepalive=1": it may be type=, uri=, host=, port=, interval=, jitter=, timeout=, fails=, passes=, status=, body~, body!~, initial=, mode= or service= in FILE:2
+--- refused: "health_check": invalid parameter "keepalive=1": it may be type=, uri=, host=, port=, interval=, jitter=, timeout=, fails=, passes=, status=, body~, body!~, initial=, mode= or service=, or off alone in FILE:2
 
 
 
@@ -564,7 +564,7 @@ registry main 128k {
 registry main 128k {
     health_check on;
 }
---- refused: "health_check": invalid parameter "on": it may be type=, uri=, host=, port=, interval=, jitter=, timeout=, fails=, passes=, status=, body~, body!~, initial=, mode= or service= in FILE:2
+--- refused: "health_check": invalid parameter "on": it may be type=, uri=, host=, port=, interval=, jitter=, timeout=, fails=, passes=, status=, body~, body!~, initial=, mode= or service=, or off alone in FILE:2
 
 
 
@@ -573,7 +573,7 @@ registry main 128k {
 registry main 128k {
     health_check Uri=/;
 }
---- refused: "health_check": invalid parameter "Uri=/": it may be type=, uri=, host=, port=, interval=, jitter=, timeout=, fails=, passes=, status=, body~, body!~, initial=, mode= or service= in FILE:2
+--- refused: "health_check": invalid parameter "Uri=/": it may be type=, uri=, host=, port=, interval=, jitter=, timeout=, fails=, passes=, status=, body~, body!~, initial=, mode= or service=, or off alone in FILE:2
 
 
 
