@@ -28,7 +28,7 @@ subtest 'so many failures in a row, and no fewer' => sub {
     after_checks('three', $a, 2);
     for my $round (1 .. 3) {
         $a->set(status => 503, times => 2);
-        ok(wait_until(sub { $a->stats->{status}{503} == 2 * $round }), 'two checks fail');
+        ok(wait_until(sub { ($a->stats->{status}{503} || 0) == 2 * $round }), 'two checks fail');
         my $passes = $a->stats->{status}{200};
         ok(wait_until(sub { $a->stats->{status}{200} > $passes }), 'the next one passes');
     }

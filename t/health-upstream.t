@@ -38,7 +38,7 @@ sub view {
     local $node->{api} = "/$registry/";
     return servers($node, $ns)->{ $probed{$ns}->address };
 }
-sub line { my ($ns) = @_; my ($last) = reverse $probed{$ns}->log; return $last ? $last->{line} : 'nobody asked' }
+sub line { my ($ns) = @_; my ($last) = reverse grep { $_->{line} } $probed{$ns}->log; return $last ? $last->{line} : 'nobody asked' }
 sub asked { my ($ns, $path) = @_; return wait_until(sub { line($ns) eq "GET $path HTTP/1.1" }) }
 
 add(main => $_) for qw(zone own off dynamic);
