@@ -13,10 +13,11 @@ my $node;
 
 # The configuration: a size, the names of locations' namespaces, server lines.
 sub configure {
-    my ($size, $names, $statics) = @_;
+    my ($size, $names, $statics, $check) = @_;
+    $check = $check ? 'health_check type=tcp interval=50ms fails=1;' : '';
     my $locations = join '', map { "location /$_/ { registry_api main namespace=$_; }" } @$names;
     return (
-        http => "registry main $size { heartbeat_ttl 1h; cleanup_interval 1h; }
+        http => "registry main $size { heartbeat_ttl 1h; cleanup_interval 1h; $check }
             upstream backend { registry main; $statics }
             proxy_buffering off;",
         server => "location /upstream/ { registry_api main namespace=backend; } $locations
@@ -35,21 +36,24 @@ my %AFTER = (
 # All that the zone has of servers, without counts.
 sub picture {
     my $servers = servers($node);
-    for my $server (values %$servers) { delete @$server{qw(connections local_connections requests fails time_since_heartbeat)} }
+    for my $server (values %$servers) { delete @$server{qw(connections local_connections requests fails time_since_heartbeat state health)} }
     return $servers;
 }
 
+# $checked: with health checks, of which the next configuration has none.
 sub fresh {
-    $node = RegistryTest->fault(workers => 2, configure(@BEFORE));
+    my ($checked) = @_;
+    $node = RegistryTest->fault(workers => 2, configure(@BEFORE, $checked));
     api($node, 'add', { host => $backends[0]->host, port => $backends[0]->port, weight => 2, max_conns => 99 });
     api($node, 'add', { host => '127.0.0.9', port => 8, weight => 0 });
+    wait_until(sub { servers($node)->{'127.0.0.9:8'}{state} eq 'unhealthy' }) or die "nobody is checked\n" if $checked;
     return;
 }
 
 sub master_dies_at {
     my ($point, $after) = @_;
     return subtest "$point, $after zone" => sub {
-        fresh();
+        fresh($point =~ /^checks/);
         my $before = picture();
         my $held = $node->held(6, 2, 0.5);
         my $count = map { @$_ } values %$held;

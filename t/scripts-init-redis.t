@@ -218,7 +218,7 @@ subtest 'what changes meanwhile is not wiped' => sub {
 subtest 'files: what is understood' => sub {
     my $many = join "\n", map { '10.1.' . ($_ >> 8) . '.' . ($_ & 255) . ':80' } 1 .. 3000;
     my %form = (
-        '010.000.00.1:0080' => '10.0.0.1:80', '[::ffff:10.0.0.4]:1' => '10.0.0.4:1', '[::FFFF:a00:5]:1' => '10.0.0.5:1',
+        '010.000.00.1:0080' => '10.0.0.1:80', '[::ffff:10.0.0.4]:1' => '10.0.0.4:1', 'Shop_1.Example.:80' => 'shop_1.example:80', 'localhost:1' => 'localhost:1', '[::FFFF:a00:5]:1' => '10.0.0.5:1',
         '[2001:DB8:0:0:1:0:0:1]:1' => '[2001:db8::1:0:0:1]:1', '[1:0:0:2:0:0:0:3]:1' => '[1:0:0:2::3]:1', '[::1]:65535' => '[::1]:65535',
         '[1::]:5' => '[1::]:5', '[1:2:3:4:5:6:7:8]:5' => '[1:2:3:4:5:6:7:8]:5', '[1:0:3:4:5:6:7:8]:5' => '[1:0:3:4:5:6:7:8]:5',
         '[1::3:4:5:6:7:8]:6' => '[1:0:3:4:5:6:7:8]:6', '[64:ff9b::10.0.0.1]:7' => '[64:ff9b::a00:1]:7', '[0:0:1::]:8' => '[0:0:1::]:8',
@@ -238,7 +238,7 @@ subtest 'files: what is understood' => sub {
 subtest 'files: what is refused' => sub {
     for my $case (
         [ '10.0.0.1', qr/a server is HOST:PORT, not 10\.0\.0\.1$/m ], [ '::1:80', qr/IPv6 goes in brackets, \[ADDRESS\]:PORT, not ::1:80/ ],
-        [ 'shop.example:80', qr/the host must be an IP address, not shop\.example/ ], [ '[10.0.0.1]:80', qr/must be an IP address/ ],
+        [ 'shop..example:80', qr/the host must be an IP address or a name, not shop\.\.example/ ], [ '-a.example:80', qr/or a name/ ], [ 'a.1:80', qr/or a name/ ], [ ('a' x 64) . '.example:80', qr/or a name/ ], [ '[a.example]:80', qr/or a name/ ], [ '[10.0.0.1]:80', qr/must be an IP address/ ],
         map({ [ $_, qr/the host must be an IP address/ ] } '10.0.0.256:80', '10.0.0:80', '[1::2::3]:80', '[:::]:80', '[1:2:3:4:5:6:7]:80',
             '[1:2:3:4:5:6:7:8:9]:80', '[::1:2:3:4:5:6:7:8]:80', '[:1]:80', '[1:]:80', '[12345::]:80', '[fe80::1%eth0]:80', '[]:80', '[::1.2.3]:80'),
         map({ [ $_, qr/must not be the unspecified address/ ] } '0.0.0.0:80', '[::]:80', '[::ffff:0.0.0.0]:80'),

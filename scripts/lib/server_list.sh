@@ -3,7 +3,7 @@
 #
 #   HOST:PORT [weight=N] [max_conns=N] [disabled]   # a comment
 #
-# with addresses in any form and read into the one form that nodes accept. Sourced, never
+# with addresses and names in any form and read into the one form that nodes accept. Sourced, never
 # run; after common.sh.
 
 # read_v4 TEXT: sets octets.
@@ -64,6 +64,15 @@ print_v6() {
         fi
     done
 }
+# read_name TEXT: sets host, in lower case and without a full stop at the end.
+read_name() {
+    local part='[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?' text=${1%.} last
+    [[ $text =~ ^$part(\.$part)*$ ]] && ((${#text} <= 106)) || return 1
+    # What ends like a number was meant to be an address.
+    last=${text##*.}
+    [[ ! $last =~ ^([0-9]+|0x[0-9A-Fa-f]*)$ ]] || return 1
+    host=${text,,}
+}
 # read_address HOST:PORT: sets addr, host and port in the one form that nodes accept, or
 # complaint.
 read_address() {
@@ -92,8 +101,8 @@ read_address() {
         else
             print_v6
         fi
-    else
-        complaint="the host must be an IP address, not $text"
+    elif [[ $1 == \[* ]] || ! read_name "$text"; then
+        complaint="the host must be an IP address or a name, not $text"
         return
     fi
     if [[ $host == 0.0.0.0 || $host == :: ]]; then

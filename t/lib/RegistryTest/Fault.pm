@@ -30,8 +30,9 @@ my @GROUPS = (
     [ full   => qr/^(?:recount\.|restate\.|(?:book|unbook|leave)\.outside$|heap\.compacting$)/ ],
     [ life   => qr/^(?:join|leave|reap|elect)\./ ],
     [ names  => qr/^names\./ ],
+    [ health => qr/^checks\.(?:claimed|noted)$/ ],
     [ share  => qr/^(?:queue|depart)\./ ],
-    [ master => qr/^(?:cycle|succeed|configure|adopt)\./ ],
+    [ master => qr/^(?:cycle|succeed|configure|adopt|checks)\./ ],
     [ repair => qr/^repair\./ ],
     [ worker => qr// ],
 );
