@@ -22,8 +22,14 @@ pub enum What {
     Change,
     /// It gave a sign of life, and that is all.
     Beat,
-    /// It was removed, so many milliseconds ago.
-    Remove(u64),
+    /// It was removed.
+    Remove {
+        /// So many milliseconds ago.
+        ago: u64,
+        /// Redis was told before, and has lost it: of a registration that was as good as at the same
+        /// time nobody knows any more which came first.
+        again: bool,
+    },
     /// It has been silent for so long that it is to be forgotten, unless Redis knows of a later sign
     /// of life.
     Forget,
@@ -94,7 +100,8 @@ impl Copied {
         let of = |bit: u32, at: usize| (bits & bit != 0).then(|| age(s.changed[at], now));
         let heartbeat_age = now.mono.saturating_sub(s.heartbeat_mono);
         let what = if s.is_departed() {
-            What::Remove(age(s.changed[changed::ADD], now))
+            let again = bits & pending::AGAIN != 0;
+            What::Remove { ago: age(s.changed[changed::ADD], now), again }
         } else if bits & !pending::BEAT == 0 {
             What::Beat
         } else if bits == pending::FORGET {

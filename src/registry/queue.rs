@@ -148,7 +148,8 @@ impl Registry<'_> {
     /// Notes that everything about a server is to be told, with the times at which it changed.
     pub(super) fn tell_all(&mut self, slot: u32) {
         let departed = self.g.servers[slot as usize].is_departed();
-        self.tell(slot, if departed { pending::REMOVE } else { pending::ALL });
+        let again = pending::REMOVE | pending::AGAIN;
+        self.tell(slot, if departed { again } else { pending::ALL });
     }
 
     /// Notes that parts of a server are to be told, with the times at which they changed.

@@ -100,6 +100,8 @@ pub mod pending {
     pub const FORGET: u32 = 1 << 6;
     /// Its other settings were set: `registry::Settings`.
     pub const SETTINGS: u32 = 1 << 7;
+    /// With `REMOVE`: it was told before, and Redis has lost it.
+    pub const AGAIN: u32 = 1 << 8;
     /// Everything there is to say of a server.
     pub const ALL: u32 = ADD | WEIGHT | MAX_CONNS | SWITCH | BEAT | SETTINGS;
 }

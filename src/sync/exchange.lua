@@ -395,8 +395,9 @@ local function remove(o)
   if not r then
     -- Redis has lost it. Another node may not have heard of the removal, and bring the server back.
     r = { a = 0 }
-  elseif at < r.a - ALIKE then
-    -- Registered again since.
+  elseif at < r.a + (o.again and ALIKE or -ALIKE) then
+    -- Registered again since. Where Redis has lost the order of what was close together, and this is the
+    -- memory of it that some node has, the server stays: it may go later, but nobody would bring it back.
     fixes[#fixes + 1] = m
     return DONE, r.v
   end

@@ -116,6 +116,9 @@ pub struct Item {
     pub(super) heartbeat_age: Option<u64>,
     #[serde(rename = "ra", skip_serializing_if = "Option::is_none")]
     pub(super) removed_age: Option<u64>,
+    /// It was told before.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) again: bool,
     /// What was read from a public key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) seen: Option<String>,
@@ -160,6 +163,11 @@ pub(super) struct ItemChange {
     pub(super) weak: bool,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(b: &bool) -> bool {
+    !*b
+}
+
 impl Item {
     /// What is to be said of a server's news.
     pub fn of(news: &News) -> Self {
@@ -169,7 +177,9 @@ impl Item {
             ..Self::default()
         };
         match news.what {
-            What::Remove(age) => Self { kind: "remove", removed_age: Some(age), ..item },
+            What::Remove { ago, again } => {
+                Self { kind: "remove", removed_age: Some(ago), again, ..item }
+            }
             What::Beat => Self { kind: "beat", heartbeat_age: Some(news.heartbeat_age), ..item },
             What::Forget => {
                 Self { kind: "forget", heartbeat_age: Some(news.heartbeat_age), ..item }

@@ -63,3 +63,28 @@ fn a_removal_of_what_redis_was_told_of_holds_however_close_it_is() {
     assert_eq!(takes(&mut b, &removed(1, 9, 0)), Some(0));
     assert!(b.views().is_empty());
 }
+
+/// What Redis is to be told.
+fn news(b: &Bench) -> Vec<What> {
+    let mut copies = Vec::new();
+    b.registry().copy_queued(10, &mut copies);
+    copies.iter().map(|copy| copy.news(b.now).what).collect()
+}
+
+#[test]
+fn a_removal_that_redis_has_lost_is_told_as_one_that_it_knew() {
+    let mut b = Bench::new();
+    b.registry().share(true);
+    b.add(1);
+    b.tell();
+    b.passes(1000);
+    b.remove(1).unwrap();
+    assert_eq!(news(&b), [What::Remove { ago: 0, again: false }]);
+    b.tell();
+    b.passes(5);
+    let mut next = 0;
+    let now = b.now;
+    while !b.registry().mark_unseen(&mut next, 3, Unseen::Tell, now) {}
+    assert_eq!(news(&b), [What::Remove { ago: 5, again: true }]);
+    b.check();
+}
