@@ -34,7 +34,7 @@ $node = checked({
     bad   => [ @check, 'uri=/bad' ],
     line  => { check => [@check], upstream => 'server unix:' . $tls->dir . '/tls.sock;' },
     other => [ 'type=https', 'fails=1', 'passes=1', 'timeout=' . ms(0.3) ],
-}, server => 'location = /through { proxy_pass https://' . $tls->address . '/; }');
+}, server => 'location = /through { proxy_ssl_session_reuse off; proxy_pass https://' . $tls->address . '/; }');
 sub seen { my ($last) = reverse split /\n/, slurp($tls->dir . '/logs/seen.log'); return $last || '' }
 sub well {
     my ($registry, $addr, $name) = @_;

@@ -58,7 +58,9 @@ pub(crate) enum End {
     Timeout,
     /// This worker is to end.
     Leaving,
-    /// For reasons of our own.
+    /// All local ports that could be used are in use.
+    NoPort,
+    /// For other reasons of our own.
     Broken,
 }
 
@@ -184,8 +186,13 @@ unsafe fn open<T: Caller>(
         pc.log = (&raw const this.shared.log).cast_mut();
         let rc = ngx_event_connect_peer(&mut pc);
         if rc == DECLINED {
-            let errno = std::io::Error::last_os_error().raw_os_error();
-            return Some(end_of(errno.unwrap_or(0)));
+            let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+            // Of IPv6 it may also say that there is no address to come from, and so no way.
+            let is_ipv4 = i32::from((*pc.sockaddr).sa_family) == libc::AF_INET;
+            if errno == libc::EADDRNOTAVAIL && is_ipv4 {
+                return Some(End::NoPort);
+            }
+            return Some(end_of(errno));
         }
         if rc != OK && rc != AGAIN || pc.connection.is_null() {
             return Some(End::Broken);

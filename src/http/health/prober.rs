@@ -222,10 +222,8 @@ impl Caller for Probe {
             End::Tls => Err(Trouble::Tls),
             End::Timeout => Err(Trouble::Timeout),
             End::Leaving => return self.repeat(),
-            End::Broken => {
-                self.complain();
-                return self.repeat();
-            }
+            End::Broken => return self.put_off("worker_connections are not enough"),
+            End::NoPort => return self.put_off("no local port is free"),
         };
         let now = now();
         if let Err(trouble) = result
@@ -244,7 +242,9 @@ impl Caller for Probe {
 }
 
 impl Probe {
-    fn complain(&self) {
+    /// The check can't be made now, and not for the server's reasons.
+    fn put_off(&self, why: &str) {
+        self.repeat();
         // SAFETY: as in `over`.
         let conf = unsafe { &*self.conf };
         let Some(untold) = conf.complains(now().mono) else { return };
@@ -253,8 +253,7 @@ impl Probe {
             0 => "a health check is".to_owned(),
             n => format!("{} health checks are", n + 1),
         };
-        let message =
-            format_args!("registry \"{name}\": {what} put off: worker_connections are not enough");
+        let message = format_args!("registry \"{name}\": {what} put off: {why}");
         log(NGX_LOG_WARN, cycle_log(), message);
     }
 
