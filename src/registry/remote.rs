@@ -167,11 +167,15 @@ impl Registry<'_> {
                 let s = &self.g.servers[slot as usize];
                 // Registered here since: Redis is about to be told, or has lost it.
                 let told = s.pending & pending::ADD == 0;
-                let again = if told {
-                    s.flags & flag::UNSEEN != 0 && self.registered_since(slot, *ago, now)
+                let unseen = s.flags & flag::UNSEEN != 0;
+                let again = if told && !unseen {
+                    false
+                } else if told && self.believes_redis() {
+                    self.registered_since(slot, *ago, now)
                 } else {
                     // What is milliseconds apart came in the order in which it is told, and this is
-                    // still to be told: Redis says what it makes of it.
+                    // still to be told, or told again of what Redis has lost: Redis says what it makes
+                    // of it.
                     age(s.changed[changed::ADD], now) < ago.saturating_add(ALIKE)
                 };
                 if again && told {
@@ -200,6 +204,11 @@ impl Registry<'_> {
             }
         }
         Ok(last.filter(|_| news))
+    }
+
+    /// Whether a snapshot is being read because Redis knows better than this node.
+    fn believes_redis(&self) -> bool {
+        matches!(self.g.header.shared.unseen, AWAY_TOO_LONG | WIPED)
     }
 
     /// Whether a server was registered here clearly later than it was removed as far as Redis knows,

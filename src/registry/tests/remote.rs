@@ -88,3 +88,20 @@ fn a_removal_that_redis_has_lost_is_told_as_one_that_it_knew() {
     assert_eq!(news(&b), [What::Remove { ago: 5, again: true }]);
     b.check();
 }
+
+#[test]
+fn a_server_stays_when_redis_has_lost_whether_it_came_before_its_removal_or_after() {
+    for (unseen, stays) in [(1, true), (AWAY_TOO_LONG, false), (WIPED, false)] {
+        let mut b = removed_and_told();
+        b.passes(3);
+        b.add(1);
+        b.tell();
+        let mut next = 0;
+        let now = b.now;
+        while !b.registry().mark_unseen(&mut next, 3, Unseen::Tell, now) {}
+        b.registry().shared().unseen = unseen;
+        // Told first by a node that had not heard of the registration.
+        takes(&mut b, &removed(1, 2, 3));
+        assert_eq!(!b.views().is_empty(), stays, "{unseen}");
+    }
+}
