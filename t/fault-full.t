@@ -101,8 +101,8 @@ sub victim { my ($most) = sort { @{ $held{$b} } <=> @{ $held{$a} } } keys %held;
 
 my %how = (
     book => sub { return },
-    # The last to come are those that found no room.
-    unbook => sub { $_->close for map { splice @$_, -10 } values %held },
+    # All but so few that some of those must have found no room.
+    unbook => sub { $_->close for map { splice @$_, 5 } values %held },
     leave => sub { kill 'TERM', victim() },
     recount => \&kill_one,
     restate => \&kill_one,
