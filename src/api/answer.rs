@@ -328,9 +328,7 @@ impl Call<'_> {
                     .ok_or_else(|| failure(Error::NoSpace(name.clone())))?
             }
         };
-        let own = self.door.slow_starts.iter().find(|(name, _)| name == ns.as_str());
-        let slow_start = own.map_or(self.rules.slow_start, |(_, ms)| *ms);
-        let rules = Rules { slow_start, ..*self.rules };
+        let rules = self.rules.of_space(self.door.slow_starts, ns.as_str());
         let done = registry.add(ns, registration, &rules, self.now, events);
         drop(registry);
         let Change { weight, max_conns, enabled, .. } = done.map_err(failure)?;

@@ -187,9 +187,8 @@ fn renew(main: &MainConf, conf: &ZoneConf, old: *const ngx_cycle_t, log_to: *mut
         // SAFETY: the pointers are those of this configuration's upstreams.
         let upstream = unsafe { &**upstream };
         if let Some(name) = upstream.fixed().filter(|_| upstream.uses(conf)) {
-            let own = conf.slow_starts.iter().find(|(space, _)| space == name.as_str());
-            let slow_start = own.map_or(conf.rules.slow_start, |(_, ms)| *ms);
-            let slow_start_ms = slow_start as u32;
+            let rules = conf.rules.of_space(&conf.slow_starts, name.as_str());
+            let slow_start_ms = rules.slow_start as u32;
             let lines =
                 upstream.statics.iter().map(|s| StaticServer { slow_start_ms, ..s.clone() });
             statics.extend(lines.map(|line| (name, line)));

@@ -6,7 +6,7 @@ use super::space::SpaceRef;
 use super::{Event, Events, Happening, Now, Registry, Rules, Worker, member, warm};
 use crate::balance::{Policy, Seed};
 use crate::idle::ServerKey;
-use crate::shm::{HeapEntry, NAME_MAX, NONE, class, fault, flag, heap as heap_id};
+use crate::shm::{HeapEntry, NAME_MAX, NONE, Server, class, fault, flag, heap as heap_id};
 
 /// Most expired servers that one choice takes out of rotation in passing.
 const DROPS_A_CHOICE: usize = 8;
@@ -85,6 +85,18 @@ impl Target {
     /// The address as printed.
     pub fn name(&self) -> &[u8] {
         &self.name[..usize::from(self.name_len)]
+    }
+
+    /// Makes it that of a server. Copies no more than is there.
+    #[inline]
+    pub(super) fn point_at(&mut self, s: &Server) {
+        self.family = s.family;
+        self.port = s.port;
+        self.ip = s.ip;
+        self.timeouts_ms = s.timeouts_ms;
+        self.name_len = s.name_len;
+        let len = usize::from(s.name_len).min(NAME_MAX);
+        self.name[..len].copy_from_slice(&s.name[..len]);
     }
 }
 
@@ -235,13 +247,7 @@ impl Registry<'_> {
         }
         s.flags &= !flag::RETRY;
         let flight = Flight { number: s.number, server, generation: s.generation, entry };
-        target.family = s.family;
-        target.port = s.port;
-        target.ip = s.ip;
-        target.timeouts_ms = s.timeouts_ms;
-        target.name_len = s.name_len;
-        let len = usize::from(s.name_len).min(NAME_MAX);
-        target.name[..len].copy_from_slice(&s.name[..len]);
+        target.point_at(s);
         warm::step(t, server, now);
         member::reclassify(t, server);
         fault::point!("take.ranked");

@@ -10,7 +10,7 @@ use super::settings::{HealthPath, Settings};
 use super::space::SpaceName;
 use super::{Event, Events, Happening, Now, Registry, Trouble, Worker, warm};
 use crate::balance::mix;
-use crate::shm::{Checks, NAME_MAX, Server, class, fault, flag, space_flag};
+use crate::shm::{Checks, Server, class, fault, flag, space_flag};
 
 /// How long after its `timeout` a check that nobody has ended is taken for lost: milliseconds.
 const LOST: u64 = 1000;
@@ -274,11 +274,7 @@ impl Registry<'_> {
             checks.begun_mono = now.mono;
             fault::point!("checks.claimed");
             let mut target = Target::NONE;
-            target.family = s.family;
-            target.port = s.port;
-            target.ip = s.ip;
-            target.name_len = s.name_len.min(NAME_MAX as u8);
-            target.name = s.name;
+            target.point_at(s);
             let (number, begun, path) = (s.number, now.mono, Settings::of(s).health_path);
             into.push(Claim { slot, number, begun, rule, target, path });
         }

@@ -43,6 +43,12 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// The rules of a namespace: with its own `slow_start`, in milliseconds, if `slow_starts` has one.
+    pub fn of_space(&self, slow_starts: &[(String, u64)], name: &str) -> Self {
+        let own = slow_starts.iter().find(|(space, _)| space == name);
+        Self { slow_start: own.map_or(self.slow_start, |(_, ms)| *ms), ..*self }
+    }
+
     /// Whether a server has been silent for longer than the TTL.
     ///
     /// One that was heard of last by another node is silent only as far as this node knows what the
